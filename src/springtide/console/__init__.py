@@ -1,0 +1,1 @@
+"""What a person looks at: the live view in the terminal and the report."""

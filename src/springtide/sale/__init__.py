@@ -1,0 +1,1 @@
+"""The order path: from a buyer's request to a recorded, paid or returned order."""
