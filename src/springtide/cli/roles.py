@@ -1,0 +1,83 @@
+"""The processes a run consists of: `springtide run counter | recorder | backoffice | crowd`.
+
+Each reads its settings from a file that only its owner may read, so that no secret stands in a process list.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from springtide.config import CounterSettings
+from springtide.errors import ConfigError
+
+STOP_S = 10.0
+
+
+class RoleSettings(msgspec.Struct, frozen=True):
+    """What every role needs: where the engines are, and the keys. Keys are hexadecimal."""
+
+    inventory_host: str
+    inventory_port: int
+    ledger_dsn: str
+    token_key: str
+    webhook_secret: str
+    counter: CounterSettings
+    rate_max: float | None
+
+
+def write_private(path: Path, value: msgspec.Struct) -> None:
+    """Write a value as JSON into a file that only we may read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(msgspec.json.encode(value))
+
+
+def read_settings(path: Path) -> RoleSettings:
+    """Raises ConfigError when the file is missing or is not what `write_private` wrote."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RoleSettings)
+    except (OSError, msgspec.DecodeError) as error:
+        msg = f"{path}: cannot be used as settings of a role: {error}"
+        raise ConfigError(msg) from error
+
+
+def announce(path: Path, port: int) -> None:
+    """Tell the runtime that we listen: written aside and renamed, so that it is never read half."""
+    aside = path.with_suffix(".part")
+    aside.write_bytes(msgspec.json.encode({"port": port, "pid": os.getpid()}))
+    aside.replace(path)
+
+
+async def until_stopped(stopping: asyncio.Event) -> None:
+    """Return when SIGTERM or SIGINT has come."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await stopping.wait()
+
+
+async def work_until_stopped(work: Callable[[], Awaitable[None]], stop: Callable[[], None]) -> None:
+    """Run a worker; on SIGTERM ask it to stop and wait for its last batch. A worker that fails fails the process."""
+    stopping = asyncio.Event()
+    waiting = asyncio.create_task(until_stopped(stopping))
+    working = asyncio.ensure_future(work())
+    await asyncio.wait({waiting, working}, return_when=asyncio.FIRST_COMPLETED)
+    stop()
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    await working
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

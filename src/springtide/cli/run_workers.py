@@ -1,0 +1,54 @@
+"""`springtide run recorder | backoffice | crowd`: the processes behind and in front of the counters."""
+
+import asyncio
+from pathlib import Path
+
+import uvicorn
+
+from springtide.cli.roles import announce as write_announcement
+from springtide.cli.roles import free_port, read_settings, work_until_stopped
+from springtide.drivers.postgres import PostgresLedger
+from springtide.drivers.system import SystemClock, SystemIds, chance
+from springtide.drivers.valkey import ValkeyInventory
+from springtide.sale.backoffice import create_app
+from springtide.sale.payments import Payments
+from springtide.sale.recorder import Recorder
+
+ANNOUNCE_TIMEOUT_S = 20.0
+
+
+async def run_recorder(settings_path: Path) -> int:
+    """Record the journal until SIGTERM."""
+    settings = read_settings(settings_path)
+    clock = SystemClock()
+    inventory = await ValkeyInventory.connect(settings.inventory_host, settings.inventory_port, clock)
+    ledger = await PostgresLedger.connect(settings.ledger_dsn, clock)
+    recorder = Recorder(inventory, ledger, clock, SystemIds().new("recorder-"))
+    await work_until_stopped(recorder.run, recorder.stop)
+    await ledger.close()
+    await inventory.close()
+    return 0
+
+
+async def run_backoffice(settings_path: Path, announce: Path) -> int:
+    """Serve the back office until SIGTERM (uvicorn handles it)."""
+    settings = read_settings(settings_path)
+    clock = SystemClock()
+    inventory = await ValkeyInventory.connect(settings.inventory_host, settings.inventory_port, clock)
+    ledger = await PostgresLedger.connect(settings.ledger_dsn, clock)
+    payments = Payments(inventory, ledger, clock)
+    application = create_app(payments, inventory, ledger, bytes.fromhex(settings.webhook_secret))
+    port = free_port()
+    server = uvicorn.Server(
+        uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    )
+    serving = asyncio.create_task(server.serve())
+    async with clock.timeout(ANNOUNCE_TIMEOUT_S):
+        while not server.started and not serving.done():
+            await clock.sleep(0.02)
+    if server.started:
+        write_announcement(announce, port)
+    await serving
+    await ledger.close()
+    await inventory.close()
+    return 0 if server.started else 1

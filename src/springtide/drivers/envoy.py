@@ -1,0 +1,341 @@
+"""The balancer port on Envoy: endpoints through its file-based discovery (EDS), figures through its admin.
+
+Weights. One locality for each zone. Envoy scales a locality's weight by its share of healthy hosts; with an
+overprovisioning factor of 100% what an ill endpoint leaves is spread over all the others by weight. A drained
+endpoint stays in its locality (its open requests finish and its counters go on) as a host that gets nothing;
+the locality's weight is raised to make up for it.
+
+Figures. Envoy's counters of an endpoint vanish with it, so they are read once more before one is removed.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from springtide.drivers.http_get import http_get
+from springtide.errors import BalancerError
+from springtide.model import Endpoint, TrafficSample, ZoneTraffic
+from springtide.ports import Clock
+
+CLUSTER = "replicas"
+"""The name of the one cluster in the bootstrap; its endpoints are ours to set."""
+
+LISTENER = "ingress"
+"""The name of the one listener, and the prefix of its statistics."""
+
+WEIGHT_MAX = 100_000
+"""Of one endpoint: Envoy wants the weights of a locality to add up to less than 2^32."""
+
+ENDPOINTS_MAX = 10_000
+"""Of the whole list: keeps every sum of weights inside Envoy's 32 bits."""
+
+_ZONE_WEIGHT_UNIT = 100_000
+_TAKEN_S_MAX = 5.0
+_FIRST_CHECK_S_MAX = 1.0
+_POLL_S = 0.01
+_ADMIN_S_MAX = 3.0
+_STATS = "|".join(
+    f"^{name}$".replace(".", r"\.")
+    for name in (
+        f"cluster.{CLUSTER}.version_text",
+        f"cluster.{CLUSTER}.update_rejected",
+        f"http.{LISTENER}.downstream_rq_total",
+    )
+)
+_STATS_PAGE = f"/stats?filter={quote(_STATS, safe='')}"
+_CLUSTERS_PAGE = f"/clusters?format=json&filter={CLUSTER}"
+
+Address = tuple[str, int]
+
+
+class _SocketAddress(msgspec.Struct, frozen=True):
+    address: str = ""
+    port_value: int = 0
+
+
+class _Address(msgspec.Struct, frozen=True):
+    socket_address: _SocketAddress = _SocketAddress()
+
+
+class _Stat(msgspec.Struct, frozen=True):
+    """Envoy writes its 64-bit figures as text and leaves zeros out."""
+
+    name: str
+    value: str = "0"
+
+
+class _Locality(msgspec.Struct, frozen=True):
+    zone: str = ""
+
+
+class _Health(msgspec.Struct, frozen=True):
+    eds_health_status: str = "UNKNOWN"
+    failed_active_health_check: bool = False
+    failed_outlier_check: bool = False
+
+
+class _Host(msgspec.Struct, frozen=True):
+    """One endpoint on the `/clusters` page; its `hostname` is the replica's id."""
+
+    address: _Address
+    stats: tuple[_Stat, ...] = ()
+    health_status: _Health = _Health()
+    hostname: str = ""
+    locality: _Locality = _Locality()
+
+    @property
+    def key(self) -> Address:
+        return self.address.socket_address.address, self.address.socket_address.port_value
+
+    @property
+    def passes(self) -> bool:
+        return not (self.health_status.failed_active_health_check or self.health_status.failed_outlier_check)
+
+    @property
+    def takes_traffic(self) -> bool:
+        return self.passes and self.health_status.eds_health_status != "DRAINING"
+
+    def figure(self, name: str) -> int:
+        return next((int(stat.value) for stat in self.stats if stat.name == name), 0)
+
+
+class _Cluster(msgspec.Struct, frozen=True):
+    name: str
+    host_statuses: tuple[_Host, ...] = ()
+
+
+class _Clusters(msgspec.Struct, frozen=True):
+    cluster_statuses: tuple[_Cluster, ...] = ()
+
+
+_CLUSTERS = msgspec.json.Decoder(_Clusters)
+
+
+class _Counts(msgspec.Struct):
+    """Requests and failures of an endpoint so far, or of a zone since the last sample."""
+
+    requests: int = 0
+    failed: int = 0
+
+
+class EnvoyBalancer:
+    """`ports.Balancer` on a running Envoy whose bootstrap has a cluster and a listener of the names above.
+
+    `admin` is its admin address, `discovery` the file that its cluster watches. Figures count from the first
+    sample on. A request that is tried on two replicas counts once in `requests_per_s` and once in the zone of
+    each.
+    """
+
+    def __init__(self, admin: Address, discovery: Path, clock: Clock) -> None:
+        self._admin = admin
+        self._discovery = discovery
+        self._clock = clock
+        self._write_lock = asyncio.Lock()
+        self._writes = 0
+        self._owners: dict[Address, Endpoint] = {}
+        self._seen: dict[Address, _Counts] = {}
+        self._zones: dict[str, _Counts] = {}
+        self._arrived = 0
+        self._sampled_s: float | None = None
+
+    async def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
+        """Send traffic to exactly these from now on, by weight.
+
+        Returns when Envoy has taken the list and finds the new endpoints healthy; for that it waits at most
+        one second. Raises BalancerError when the list cannot be used or Envoy does not answer.
+        """
+        _check(endpoints)
+        async with self._write_lock:
+            known = {host.key for host in await self._count()}
+            self._writes += 1
+            version = f"{self._clock.now_ms()}-{self._writes}"
+            rejected = int((await self._stats()).get("update_rejected", "0"))
+            self._write(_assignment(endpoints, version))
+            await self._until_taken(version, rejected)
+            self._owners = {(endpoint.host, endpoint.port): endpoint for endpoint in endpoints}
+            self._seen = {key: counts for key, counts in self._seen.items() if key in self._owners}
+            fresh = {key for key, owner in self._owners.items() if key not in known and owner.weight}
+            await self._until_healthy(fresh)
+
+    async def sample(self, now_ms: int) -> TrafficSample:
+        """The figures since the last sample; the first one sets the mark and reports no traffic."""
+        hosts, stats = await asyncio.gather(self._count(), self._stats())
+        arrived, now_s = int(stats.get("downstream_rq_total", "0")), self._clock.monotonic_s()
+        counted, self._zones = self._zones, {}
+        before, self._arrived = self._arrived, arrived
+        elapsed_s = max(now_s - self._sampled_s, 0.001) if self._sampled_s is not None else None
+        self._sampled_s = now_s
+
+        def per_s(count: int) -> float:
+            return count / elapsed_s if elapsed_s else 0.0
+
+        return TrafficSample(
+            at_ms=now_ms,
+            requests_per_s=per_s(_grown(before, arrived)),
+            zones=self._by_zone(hosts, counted, per_s),
+        )
+
+    async def healthy(self) -> frozenset[str]:
+        """The ids of the replicas that pass Envoy's check and are not ejected, the drained ones included."""
+        return frozenset(self._owner(host) for host in await self._hosts() if host.passes)
+
+    def _owner(self, host: _Host) -> str:
+        """Envoy keeps the name of an address's first owner; after our own restart that is all there is."""
+        owner = self._owners.get(host.key)
+        return owner.replica_id if owner else host.hostname
+
+    def _by_zone(
+        self, hosts: Sequence[_Host], counted: dict[str, _Counts], per_s: Callable[[int], float]
+    ) -> tuple[ZoneTraffic, ...]:
+        names = sorted({host.locality.zone for host in hosts} | counted.keys())
+        return tuple(
+            ZoneTraffic(
+                zone=name,
+                requests_per_s=per_s(counted[name].requests if name in counted else 0),
+                failed_per_s=per_s(counted[name].failed if name in counted else 0),
+                in_flight=sum(host.figure("rq_active") for host in hosts if host.locality.zone == name),
+                healthy=sum(host.takes_traffic for host in hosts if host.locality.zone == name),
+            )
+            for name in names
+        )
+
+    async def _count(self) -> tuple[_Host, ...]:
+        """Add to each zone what its endpoints did since they were last looked at."""
+        hosts = await self._hosts()
+        for host in hosts:
+            now = _Counts(host.figure("rq_total"), host.figure("rq_error"))
+            seen = self._seen.get(host.key, _Counts())
+            zone = self._zones.setdefault(host.locality.zone, _Counts())
+            zone.requests += _grown(seen.requests, now.requests)
+            zone.failed += _grown(seen.failed, now.failed)
+            self._seen[host.key] = now
+        return hosts
+
+    def _write(self, text: bytes) -> None:
+        fresh = self._discovery.with_suffix(".new")
+        try:
+            fresh.write_bytes(text)
+            fresh.replace(self._discovery)
+        except OSError as error:
+            raise BalancerError(
+                f"the endpoints cannot be written to {self._discovery}: {error.strerror}; "
+                "the balancer goes on with the ones before; make room or give the right to write"
+            ) from error
+
+    async def _until_taken(self, version: str, rejected: int) -> None:
+        until = self._clock.monotonic_s() + _TAKEN_S_MAX
+        while self._clock.monotonic_s() < until:
+            stats = await self._stats()
+            if stats.get("version_text") == f'"{version}"':
+                return
+            if int(stats.get("update_rejected", "0")) > rejected:
+                raise BalancerError(
+                    "Envoy refused the list of endpoints and goes on with the one before; its log says why"
+                )
+            await self._clock.sleep(_POLL_S)
+        raise BalancerError(
+            f"Envoy did not take the list of endpoints within {_TAKEN_S_MAX:.0f} s; see its log"
+        )
+
+    async def _until_healthy(self, fresh: set[Address]) -> None:
+        """A new host gets nothing before its first check; an ill one must not hold up the others for long."""
+        until = self._clock.monotonic_s() + _FIRST_CHECK_S_MAX
+        while fresh and self._clock.monotonic_s() < until:
+            fresh = fresh - {host.key for host in await self._hosts() if host.passes}
+            if fresh:
+                await self._clock.sleep(_POLL_S)
+
+    async def _hosts(self) -> tuple[_Host, ...]:
+        try:
+            clusters = _CLUSTERS.decode(await self._page(_CLUSTERS_PAGE)).cluster_statuses
+        except msgspec.DecodeError as error:
+            raise BalancerError(
+                f"Envoy's list of endpoints cannot be read: {error}; is it Envoy 1.40?"
+            ) from error
+        return next((cluster.host_statuses for cluster in clusters if cluster.name == CLUSTER), ())
+
+    async def _stats(self) -> dict[str, str]:
+        lines = (await self._page(_STATS_PAGE)).decode().splitlines()
+        pairs = (line.partition(": ") for line in lines)
+        return {name.rpartition(".")[2]: value for name, _, value in pairs}
+
+    async def _page(self, target: str) -> bytes:
+        host, port = self._admin
+        try:
+            status, body = await http_get(self._clock, host, port, target, _ADMIN_S_MAX)
+        except (OSError, TimeoutError) as error:
+            raise BalancerError(
+                f"Envoy's admin http://{host}:{port} does not answer ({error!r}); does it run? see its log"
+            ) from error
+        if status != 200:  # noqa: PLR2004 - the status that HTTP names OK
+            raise BalancerError(
+                f"Envoy's admin page http://{host}:{port}{target} answers {status}; is it Envoy 1.40?"
+            )
+        return body
+
+
+def _grown(before: int, now: int) -> int:
+    """What a counter counted since; one that began anew counts from zero."""
+    return now - before if now >= before else now
+
+
+def _check(endpoints: Sequence[Endpoint]) -> None:
+    if len(endpoints) > ENDPOINTS_MAX:
+        raise BalancerError(
+            f"{len(endpoints)} endpoints are more than one balancer takes ({ENDPOINTS_MAX}); add a balancer"
+        )
+    addresses: set[Address] = set()
+    for endpoint in endpoints:
+        if not 0 <= endpoint.weight <= WEIGHT_MAX:
+            raise BalancerError(
+                f"the weight of {endpoint.replica_id} must be from 0 to {WEIGHT_MAX}, not {endpoint.weight}"
+            )
+        address = endpoint.host, endpoint.port
+        if address in addresses:
+            raise BalancerError(
+                f"two endpoints have the address {endpoint.host}:{endpoint.port}; give each its own"
+            )
+        addresses.add(address)
+
+
+def _assignment(endpoints: Sequence[Endpoint], version: str) -> bytes:
+    """The discovery file: one locality for each zone."""
+    total = sum(endpoint.weight for endpoint in endpoints)
+    ordered = sorted(endpoints, key=lambda endpoint: endpoint.zone)
+    resource = {
+        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": CLUSTER,
+        "policy": {"overprovisioning_factor": 100},
+        "endpoints": [
+            _locality(zone, list(members), total)
+            for zone, members in groupby(ordered, lambda endpoint: endpoint.zone)
+        ],
+    }
+    return msgspec.json.encode({"version_info": version, "resources": [resource]})
+
+
+def _locality(zone: str, members: Sequence[Endpoint], total: int) -> dict[str, Any]:
+    weight, active = sum(member.weight for member in members), sum(member.weight > 0 for member in members)
+    locality: dict[str, Any] = {
+        "locality": {"zone": zone},
+        "lb_endpoints": [_lb_endpoint(member) for member in members],
+    }
+    if weight:  # without a weight, a locality gets nothing
+        share = Fraction(weight, total) * Fraction(len(members), active)
+        locality["load_balancing_weight"] = max(1, round(_ZONE_WEIGHT_UNIT * share))
+    return locality
+
+
+def _lb_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    address = {"address": endpoint.host, "port_value": endpoint.port}
+    return {
+        "endpoint": {"hostname": endpoint.replica_id, "address": {"socket_address": address}},
+        "load_balancing_weight": max(1, endpoint.weight),
+        "health_status": "HEALTHY" if endpoint.weight else "DRAINING",
+    }

@@ -1,0 +1,555 @@
+"""One HTTP/1.1 connection: bytes in, whole requests out, answers in the order of the requests.
+
+One request of a connection is under way at a time; those pipelined behind it wait here. What the parser (llhttp, strict)
+refuses, a smuggled length for one, is answered with 400 after the answers before it, and the connection is closed.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import TYPE_CHECKING, ClassVar
+
+import httptools
+import msgspec
+import structlog
+from typing_extensions import override
+
+from springtide.ports import Clock, Timer
+from springtide.sale.metrics import Figures
+from springtide.sale.problems import (
+    BAD_HTTP,
+    EXPECTATION_FAILED,
+    HEADERS_TOO_LARGE,
+    INTERNAL,
+    LENGTH_REQUIRED,
+    NOT_IMPLEMENTED,
+    TIMED_OUT,
+    TOO_LARGE,
+    TOO_MANY_CONNECTIONS,
+    Problem,
+)
+
+HEADER_BYTES_MAX = 16_384
+"""Request line and headers up to this size are always read; how far beyond depends on how they arrive (8 KiB at most)."""
+
+PIPELINE_MAX = 64
+"""Requests that may wait behind the one under way; the last of them is answered with `Connection: close`."""
+
+REFUSED_MAX = 256
+"""Connections over the limit that are kept for a moment so that they can read their 503; more are cut."""
+
+RECEIVE_TIMEOUT_S = 10.0
+"""From the first byte of a request to its last."""
+
+IDLE_TIMEOUT_S = 75.0
+SEND_TIMEOUT_S = 10.0
+"""How long a client may take to read what it asked for once the kernel's buffer and ours are full."""
+
+LINGER_S = 1.0
+"""How long a connection that was refused may go on sending: closed at once, the refusal would be lost (RFC 9112, 9.6)."""
+
+SWEEP_S = 0.25
+_SLICE_BYTES = 4096
+_NEVER = float("inf")
+
+_AUTHORIZATION, _KEY, _HOST, _CONNECTION, _LENGTH, _CODING, _EXPECT = range(7)
+_NONE: tuple[bytes | None, ...] = (None,) * 7
+_SLOTS = {
+    spelling: slot
+    for slot, name in enumerate(
+        (
+            b"Authorization",
+            b"Idempotency-Key",
+            b"Host",
+            b"Connection",
+            b"Content-Length",
+            b"Transfer-Encoding",
+            b"Expect",
+        )
+    )
+    for spelling in (name, name.lower())
+}
+_BETWEEN, _IN_HEAD, _IN_BODY = range(3)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = b"Connection: close\r\n"
+_KEEP_ALIVE = b"Connection: keep-alive\r\n"
+
+_log = structlog.get_logger(__name__)
+
+
+class Request(msgspec.Struct, gc=False):
+    """A whole request, or what made it unreadable. `persists` is what HTTP/1.0 clients are told when they asked for it."""
+
+    method: bytes
+    url: bytes
+    authorization: bytes | None
+    key: bytes | None
+    body: bytes | bytearray
+    close: bool
+    persists: bool = False
+    problem: Problem | None = None
+
+
+class _Refused(Exception):  # noqa: N818 - never seen outside: it makes the parser stop
+    """The request cannot be answered as it was meant."""
+
+
+class Listener:
+    """What the connections of one server share: limits, timeouts, and the figures of what is open."""
+
+    __slots__ = (
+        "_sweeper",
+        "_watchers",
+        "body_bytes_max",
+        "clock",
+        "connections",
+        "connections_max",
+        "date_line",
+        "draining",
+        "figures",
+        "in_flight",
+        "now_s",
+        "wire_bytes_max",
+    )
+
+    def __init__(self, clock: Clock, figures: Figures, connections_max: int, body_bytes_max: int) -> None:
+        """Nothing is timed out until `start`."""
+        self.clock = clock
+        self.figures = figures
+        self.connections_max = connections_max
+        self.body_bytes_max = body_bytes_max
+        # A chunk of one byte takes six on the wire; what takes more than that is not a body but an attack.
+        self.wire_bytes_max = HEADER_BYTES_MAX + 8 * body_bytes_max
+        self.connections: set[HttpConnection] = set()
+        self.in_flight = 0
+        self.draining = False
+        self.now_s = 0.0
+        self.date_line = b""
+        self._sweeper: Timer | None = None
+        self._watchers: list[asyncio.Future[None]] = []
+
+    def start(self) -> None:
+        """Begin to sweep: refresh the `Date` header and close what has taken too long."""
+        self.now_s = now_s = self.clock.monotonic_s()
+        self.date_line = b"Date: %b\r\n" % formatdate(self.clock.now_ms() // 1000, usegmt=True).encode()
+        for connection in [each for each in self.connections if each.deadline_s < now_s]:
+            connection.expire()
+        self._sweeper = self.clock.call_later(SWEEP_S, self.start)
+
+    def stop(self) -> None:
+        """Stop sweeping and cut what is open."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self.connections):
+            connection.cut()
+
+    def finished(self) -> None:
+        """A request has been answered."""
+        self.in_flight -= 1
+        if self._watchers and not self.in_flight:
+            for watcher in self._watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+            self._watchers.clear()
+
+    async def quiet(self, seconds: float) -> None:
+        """Wait until nothing is in flight. Raises TimeoutError after `seconds`."""
+        async with self.clock.timeout(seconds):
+            while self.in_flight:
+                watcher = asyncio.get_running_loop().create_future()
+                self._watchers.append(watcher)
+                await watcher
+
+
+class HttpConnection(asyncio.Protocol):
+    """The protocol of one connection. A subclass implements `handle`, which leads to exactly one `reply`."""
+
+    __slots__ = (
+        "_body",
+        "_closing",
+        "_continue_due",
+        "_eof",
+        "_fault",
+        "_fields",
+        "_no_more",
+        "_parser",
+        "_pumping",
+        "_received",
+        "_state",
+        "_url",
+        "_waiting",
+        "_write_paused",
+        "busy",
+        "deadline_s",
+        "listener",
+        "request",
+        "started_s",
+        "transport",
+    )
+    _UNREADABLE: ClassVar = Request(b"", b"", None, None, b"", close=True)
+
+    def __init__(self, listener: Listener) -> None:
+        """Nothing has been received."""
+        self.listener = listener
+        self.transport: asyncio.Transport | None = None
+        self.deadline_s = _NEVER
+        self.busy = False
+        self.request = self._UNREADABLE
+        self.started_s = 0.0
+        self._parser = httptools.HttpRequestParser(self)
+        self._state = _BETWEEN
+        self._url = b""
+        self._fields = list(_NONE)
+        self._body: bytes | bytearray = b""
+        self._received = 0
+        self._fault: Problem | None = None
+        self._continue_due = False
+        self._waiting: deque[Request] = deque()
+        self._no_more = False
+        self._eof = False
+        self._write_paused = False
+        self._pumping = False
+        self._closing = False
+
+    def handle(self, request: Request) -> None:
+        """Answer it now or later, with one `reply` or `refuse`."""
+        raise NotImplementedError
+
+    def lost(self) -> None:
+        """The connection has gone; `busy` tells whether a request was under way."""
+
+    # --- what asyncio tells -------------------------------------------------------------------------------------------
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        if TYPE_CHECKING:
+            assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        listener = self.listener
+        listener.connections.add(self)
+        self.deadline_s = listener.now_s + RECEIVE_TIMEOUT_S
+        over = len(listener.connections) - listener.connections_max
+        if over > 0:
+            listener.figures.connections_refused += 1
+            if over > REFUSED_MAX:
+                transport.abort()
+            else:
+                self._enqueue(_unreadable(TOO_MANY_CONNECTIONS))
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing
+        """The client, or we, have closed it."""
+        self.transport = None
+        self._closing = True
+        self._waiting.clear()
+        self.listener.connections.discard(self)
+        self.lost()
+
+    @override
+    def eof_received(self) -> bool:
+        """The client sends no more; it still gets the answers it is waiting for."""
+        self._eof = True
+        return (self.busy or bool(self._waiting)) and not self._closing
+
+    @override
+    def pause_writing(self) -> None:
+        """The client does not read: begin nothing more for it."""
+        self._write_paused = True
+        self.deadline_s = self.listener.now_s + SEND_TIMEOUT_S
+
+    @override
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._write_paused = False
+        if not self._closing:
+            self.deadline_s = self._next_deadline_s()
+            self._pump()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of some requests."""
+        if self._no_more:
+            return
+        try:
+            if len(data) <= _SLICE_BYTES:
+                self._feed(data)
+            else:
+                for start in range(0, len(data), _SLICE_BYTES):
+                    self._feed(data[start : start + _SLICE_BYTES])
+        except httptools.HttpParserError:
+            # Raised for what cannot be parsed, and when one of our callbacks has refused the request.
+            if not self._no_more:
+                self._enqueue(_unreadable(self._fault or BAD_HTTP))
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self._state != _BETWEEN and not (self._closing or self._write_paused or self._no_more):
+            self._enqueue(_unreadable(TIMED_OUT))
+        else:
+            self.cut()
+
+    def cut(self) -> None:
+        """Close at once; what the client has not read is lost."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- what the parser tells ----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        if self._no_more:
+            raise _Refused
+        self._state = _IN_HEAD
+        self._url = b""
+        self._body = b""
+        self._fields = list(_NONE)
+        self._received = 0
+        self._continue_due = False
+
+    def on_url(self, url: bytes) -> None:
+        """The target, or a piece of it."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; trailers come here too and are ignored."""
+        slot = _SLOTS.get(name)
+        if slot is None:
+            slot = _SLOTS.get(name.lower())
+        if slot is None or self._state != _IN_HEAD:
+            return
+        fields = self._fields
+        before = fields[slot]
+        if before is None:
+            fields[slot] = value
+        elif slot == _HOST:
+            self._refuse_parsing(BAD_HTTP)
+        else:
+            # A list, as RFC 9110 (5.3) reads a repeated header: no valid token or key, so a repetition is refused later.
+            fields[slot] = before + b", " + value
+
+    def on_headers_complete(self) -> None:
+        """All headers are there."""
+        self._state = _IN_BODY
+        fields = self._fields
+        length = fields[_LENGTH]
+        if length is not None:
+            if len(length) > 9 or int(length) > self.listener.body_bytes_max:  # noqa: PLR2004 - digits of 2^20, and zeros
+                self._refuse_parsing(TOO_LARGE)
+        elif fields[_CODING] is None and self._parser.get_method() in (b"POST", b"PUT", b"PATCH"):
+            self._refuse_parsing(LENGTH_REQUIRED)
+        if fields[_HOST] is None or fields[_CODING] is not None or fields[_CONNECTION] is not None:
+            self._check_rare_headers()
+        expectation = fields[_EXPECT]
+        if expectation is not None:
+            self._check_expectation(expectation)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        before = self._body
+        if not before:
+            self._body = body
+        elif isinstance(before, bytearray):
+            before += body
+        else:
+            self._body = bytearray(before + body)
+        if len(self._body) > self.listener.body_bytes_max:
+            self._refuse_parsing(TOO_LARGE)
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._state = _BETWEEN
+        fields = self._fields
+        parser = self._parser
+        close = not parser.should_keep_alive()
+        request = Request(
+            parser.get_method(), self._url, fields[_AUTHORIZATION], fields[_KEY], self._body, close
+        )
+        if fields[_CONNECTION] is not None and not close:
+            request.persists = parser.get_http_version() == "1.0"
+        if close:
+            self._no_more = True
+        if self.busy or self._waiting or self._write_paused:
+            self._enqueue(request)
+        else:
+            self._begin(request)
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def reply(self, head: bytes, body: bytes, extra: bytes = b"") -> None:
+        """Answer the request under way. `head` is the status line and fixed headers, `extra` more headers; all end in CRLF.
+
+        An answer to a connection that has gone is dropped.
+        """
+        listener = self.listener
+        self.busy = False
+        listener.finished()
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            listener.figures.disconnected += 1
+            return
+        request = self.request
+        close = request.close or ((listener.draining or self._eof) and not self._waiting)
+        connection = _CLOSE if close else _KEEP_ALIVE if request.persists else b""
+        transport.write(
+            b"%b%bContent-Length: %d\r\n%b%b\r\n%b"
+            % (
+                head,
+                listener.date_line,
+                len(body),
+                extra,
+                connection,
+                body if request.method != b"HEAD" else b"",
+            )
+        )
+        if close:
+            self._end(linger=request.problem is not None or bool(self._state))
+            return
+        self.deadline_s = self._next_deadline_s()
+        if self._waiting:
+            self._pump()
+        elif self._continue_due:
+            self._write_continue()
+
+    def refuse(self, problem: Problem, extra: bytes = b"", body: bytes = b"") -> None:
+        """Answer with a problem; `body` when it says more than the problem's own."""
+        self.listener.figures.problems[problem.index] += 1
+        if problem.closes:
+            self.request.close = True
+            self.request.problem = problem
+            self._no_more = True
+        self.reply(problem.head, body or problem.body, extra)
+
+    def proceed(self, step: Callable[[Request], None]) -> None:
+        """Go on with the request under way; a fault of ours is answered with 500."""
+        try:
+            step(self.request)
+        except Exception:  # noqa: BLE001 - one request's fault must not end the connection's or the server's work
+            _log.exception("request_failed", method=self.request.method, url=self.request.url)
+            if self.busy:
+                self.refuse(INTERNAL)
+
+    # --- within -------------------------------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        if self._no_more:
+            return
+        if self._state != _BETWEEN:
+            received = self._received
+            if self._state == _IN_HEAD:
+                if received > HEADER_BYTES_MAX + _SLICE_BYTES:
+                    self._refuse_parsing(HEADERS_TOO_LARGE)
+            elif received > self.listener.wire_bytes_max:
+                self._refuse_parsing(TOO_LARGE)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_after(upgrade, data)
+        if self._state != _BETWEEN:
+            if not self._received and not self.busy:
+                self.deadline_s = self.listener.now_s + RECEIVE_TIMEOUT_S
+            self._received += len(data)
+
+    def _go_on_after(self, upgrade: httptools.HttpParserUpgrade, data: bytes) -> None:
+        """The request asked for another protocol and was answered in this one (RFC 9110, 7.8); read what follows it."""
+        self._parser = httptools.HttpRequestParser(self)
+        offset: int = upgrade.args[0]
+        if offset < len(data):
+            self._feed(data[offset:])
+
+    def _refuse_parsing(self, problem: Problem) -> None:
+        if self._fault is None:
+            self._fault = problem
+        raise httptools.HttpParserCallbackError(problem.code)
+
+    def _check_rare_headers(self) -> None:
+        fields = self._fields
+        version = self._parser.get_http_version()
+        coding = fields[_CODING]
+        if version not in ("1.0", "1.1") or (fields[_HOST] is None and version == "1.1"):
+            self._refuse_parsing(BAD_HTTP)
+        if coding is not None:
+            if version == "1.0" or fields[_LENGTH] is not None:
+                self._refuse_parsing(BAD_HTTP)
+            if coding.lower() != b"chunked":
+                self._refuse_parsing(NOT_IMPLEMENTED)
+        if self._parser.should_upgrade() and (coding is not None or fields[_LENGTH] not in (None, b"0")):
+            # The parser takes what follows for the other protocol and would not find the end of the body.
+            self._refuse_parsing(NOT_IMPLEMENTED)
+
+    def _check_expectation(self, expectation: bytes) -> None:
+        if expectation.lower() != b"100-continue":
+            self._refuse_parsing(EXPECTATION_FAILED)
+        if self._parser.get_http_version() != "1.0":
+            if self.busy or self._waiting:
+                self._continue_due = True
+            else:
+                self._write_continue()
+
+    def _write_continue(self) -> None:
+        self._continue_due = False
+        if self._state == _IN_BODY and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(_CONTINUE)
+
+    def _enqueue(self, request: Request) -> None:
+        """Have it answered after those before it."""
+        self._waiting.append(request)
+        if len(self._waiting) >= PIPELINE_MAX:
+            request.close = True
+        if request.close:
+            self._no_more = True
+        elif self.transport is not None and len(self._waiting) == 1:
+            self.transport.pause_reading()
+        self._pump()
+
+    def _pump(self) -> None:
+        """Begin those that wait, one after the other; a loop, so that a long pipeline does not nest."""
+        if self._pumping:
+            return
+        self._pumping = True
+        while self._waiting and not (self.busy or self._write_paused or self._closing):
+            self._begin(self._waiting.popleft())
+        self._pumping = False
+        if not self._waiting and not self._closing and self.transport is not None:
+            self.transport.resume_reading()
+            if self._continue_due and not self.busy:
+                self._write_continue()
+
+    def _begin(self, request: Request) -> None:
+        listener = self.listener
+        self.busy = True
+        self.request = request
+        self.deadline_s = _NEVER
+        self.started_s = listener.clock.monotonic_s()
+        listener.in_flight += 1
+        problem = request.problem
+        if problem is not None:
+            self.refuse(problem)
+        else:
+            self.proceed(self.handle)
+
+    def _next_deadline_s(self) -> float:
+        now_s = self.listener.now_s
+        if self._write_paused:
+            return now_s + SEND_TIMEOUT_S
+        return now_s + (IDLE_TIMEOUT_S if self._state == _BETWEEN else RECEIVE_TIMEOUT_S)
+
+    def _end(self, *, linger: bool) -> None:
+        self._closing = True
+        self._no_more = True
+        self._waiting.clear()
+        transport = self.transport
+        if transport is None:
+            return
+        if linger and not self._eof:
+            transport.resume_reading()
+            transport.write_eof()
+            self.deadline_s = self.listener.now_s + LINGER_S
+        else:
+            self.deadline_s = self.listener.now_s + SEND_TIMEOUT_S
+            transport.close()
+
+
+def _unreadable(problem: Problem) -> Request:
+    return Request(b"", b"", None, None, b"", close=True, problem=problem)
