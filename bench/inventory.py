@@ -46,7 +46,11 @@ async def measure(count: int, batch: int, in_flight: int) -> dict[str, float]:
                 results = await inventory.reserve("bench", 0, purchase)
                 sold += sum(result.status is ReserveStatus.RESERVED for result in results)
 
-        server_before, client_before, began = sum(server.cpu_times()[:2]), time.process_time(), time.perf_counter()
+        server_before, client_before, began = (
+            sum(server.cpu_times()[:2]),
+            time.process_time(),
+            time.perf_counter(),
+        )
         await asyncio.gather(*(buy() for _ in range(in_flight)))
         took = time.perf_counter() - began
         client = time.process_time() - client_before
@@ -54,7 +58,11 @@ async def measure(count: int, batch: int, in_flight: int) -> dict[str, float]:
         await inventory.close()
         await valkey.stop()
     assert sold == count, f"{sold} of {count} were sold"
-    return {"per_s": count / took, "client_s_per_100k": client / count * 1e5, "server_s_per_100k": server_cpu / count * 1e5}
+    return {
+        "per_s": count / took,
+        "client_s_per_100k": client / count * 1e5,
+        "server_s_per_100k": server_cpu / count * 1e5,
+    }
 
 
 if __name__ == "__main__":

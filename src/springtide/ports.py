@@ -86,13 +86,17 @@ class Inventory(Protocol):
     async def publish(self, sale: Sale) -> bool:
         """Create the sale with its stock; False when it exists already (which changes nothing)."""
 
+    async def pause(self, sale: str, paused: bool) -> None:  # noqa: FBT001 - a state to be set, not a mode of the call
+        """Stop selling, or go on. Raises InventoryError when the sale is not published."""
+
     async def reserve(self, sale: str, bucket: int, batch: Sequence[ReserveRequest]) -> list[ReserveResult]:
         """Decide a batch in order, each purchase against the effects of those before it.
 
         Stock, holders and journal change in one durable step, before this returns. For each purchase, in this order: a
         purchase that its key already made is REPEATED (KEY_REUSED when SKU or quantity differ), whatever the state of the
         sale; then LATE, STALE_EPOCH, NOT_OPEN, CLOSED, PAUSED, UNKNOWN_SKU, LIMIT_REACHED, SOLD_OUT, JOURNAL_FULL; else
-        RESERVED. Idempotency is per buyer and key. The batch has at most 1,024 entries.
+        RESERVED. Idempotency is per buyer and key. The batch has at most 1,024 entries. Of a sale that is not published
+        every SKU is unknown. A buyer's limit counts his live orders; whatever it is, he has at most 64 orders in a bucket.
         """
 
     async def find(self, sale: str, bucket: int, buyer: str, order_id: str) -> Reservation | None:
@@ -108,7 +112,10 @@ class Inventory(Protocol):
         """The ids of all published sales."""
 
     async def cut(self, sale: str, bucket: int) -> BucketCut:
-        """One bucket's stock and the end of its journal, read in one atomic step."""
+        """One bucket's stock and the end of its journal, read in one atomic step.
+
+        Raises InventoryError when the sale is not published.
+        """
 
     async def read_journal(self, sale: str, bucket: int, consumer: str, count: int) -> list[JournalEntry]:
         """Up to `count` entries nobody has acknowledged: first this consumer's own, then those idle elsewhere, then new ones.

@@ -1,8 +1,8 @@
-"""A small replica for tests: answers every request with its own id, and keeps the announce protocol of `process.py`.
+"""A replica for tests: answers every request with its own id, and keeps the announce protocol.
 
-`python echo_replica.py ANNOUNCE_PATH [option=value …]`, the options being: `delay_s` before an answer, `status` of the
-answers, and `mode`: `silent` never announces, `unready` never gets ready, `stubborn` ignores SIGTERM, `ends` ends at
-once with status 3.
+`python echo_replica.py ANNOUNCE_PATH [option=value …]`. Options: `delay_s` before an answer, `status` of the
+answers, and `mode`: `silent` never announces, `unready` never gets ready, `stubborn` ignores SIGTERM, `ends`
+ends at once with status 3.
 """
 
 import asyncio

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from types import TracebackType
+from typing import Self
 
 import httptools
 
@@ -77,7 +78,7 @@ class Load:
         self._left = count
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Load":
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._go()) for _ in range(self._connections)]
         return self
 

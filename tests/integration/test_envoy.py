@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -103,15 +103,40 @@ async def test_a_killed_replica_costs_no_request(shop: Shop) -> None:
     assert await shop.envoy.balancer.healthy() == {"a1", "b1"}
 
 
-async def test_what_a_killed_replica_leaves_is_spread_over_all_others(shop: Shop) -> None:
-    await shop.open("idc-a/a1 idc-a/a2 idc-b/b1 idc-b/b2")
-    await shop.route(a1=10, a2=10, b1=10, b2=10)
-    shop.signal("a2", signal.SIGKILL)
-    while "a2" in await shop.envoy.balancer.healthy():
-        await send(shop.envoy.port, 20)
-    answers = await send(shop.envoy.port, 600)
-    assert answers.keys() == {"a1", "b1", "b2"}
-    assert all(count == pytest.approx(200, abs=20) for count in answers.values())
+async def test_changes_under_load_cost_no_request(shop: Shop) -> None:
+    await shop.open("idc-a/a1 idc-b/b1 cloud-h/c1 cloud-h/c2", "delay_s=0.002")
+    await shop.route(a1=10)
+    async with Load(shop.envoy.port, connections=16) as load:
+        for _ in range(3):
+            await shop.route(a1=10, b1=10)
+            await load.answered(80)
+            await shop.route(a1=10, b1=5, c1=30, c2=30)
+            await load.answered(80)
+            await shop.route(a1=10, b1=5, c1=0, c2=0)
+            await load.answered(80)
+            await shop.route(a1=10)
+            await load.answered(80)
+        await shop.route(b1=10)
+        await shop.runtime.stop("a1")
+        await load.answered(80)
+    assert load.failed == {}
+    assert load.answers.keys() == {"a1", "b1", "c1", "c2"}
+
+
+async def test_a_drained_replica_finishes_and_gets_nothing_new(shop: Shop) -> None:
+    await shop.open("idc-a/a1", "delay_s=0.5")
+    await shop.open("idc-a/a2")
+    await shop.route(a1=10)
+    connection = Connection(shop.envoy.port)
+    slow = asyncio.create_task(connection.request())
+    while not (await shop.envoy.balancer.sample(1)).zones[0].in_flight:
+        await asyncio.sleep(0.01)
+    await shop.route(a1=0, a2=10)
+    assert await send(shop.envoy.port, 100) == {"a2": 100}
+    assert not slow.done()
+    answer = await slow
+    assert (answer.status, answer.headers["x-replica"]) == (200, "a1")
+    await connection.close()
 
 
 async def test_a_frozen_replica_costs_time_but_no_request(shop: Shop) -> None:
@@ -195,13 +220,13 @@ async def test_a_list_that_cannot_be_used_changes_nothing(
 async def test_a_dead_envoy_is_said_at_once(shop: Shop, call: str) -> None:
     await shop.envoy.stop()
     balancer = shop.envoy.balancer
-    calls: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "set_endpoints": lambda: balancer.set_endpoints([]),
         "sample": lambda: balancer.sample(1),
         "healthy": balancer.healthy,
     }
     with pytest.raises(BalancerError, match="does not answer"):
-        await calls[call]()  # type: ignore[misc] - the three have different results
+        await calls[call]()
 
 
 async def test_a_port_in_use_is_named(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Chaos:
         await self._until(5.0)
         lost = [replica for replica in await self._ready() if replica.zone == self.zone]
         for replica in lost:
-            self._kill(replica)
+            self.runtime.kill(replica.replica_id)
         self._strike(f"zone {self.zone} lost: {len(lost)} replicas killed")
 
     async def _until(self, after_opening_s: float) -> None:
@@ -51,9 +51,6 @@ class Chaos:
 
     async def _ready(self) -> list[Replica]:
         return [replica for replica in await self.runtime.list() if replica.state is ReplicaState.READY]
-
-    def _kill(self, replica: Replica) -> None:
-        self.runtime.signal(replica.replica_id, signal.SIGKILL)
 
     def _strike(self, what: str) -> None:
         self.struck.append(Fault(second=(self.clock.now_ms() - self.start_ms) / 1000, what=what))

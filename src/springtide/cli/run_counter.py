@@ -2,12 +2,11 @@
 
 import asyncio
 import signal
-import zlib
 from pathlib import Path
 
 from springtide.cli.roles import announce as write_announcement
 from springtide.cli.roles import read_settings, until_stopped
-from springtide.drivers.system import SystemClock, SystemIds, chance
+from springtide.drivers.system import SystemClock, SystemIds
 from springtide.drivers.valkey import ValkeyInventory
 from springtide.sale.counter import CounterServer
 from springtide.sale.tokens import TokenKeys
@@ -30,7 +29,6 @@ async def run_counter(settings_path: Path, replica_id: str, announce: Path) -> i
         SystemIds(),
         TokenKeys((bytes.fromhex(settings.token_key),)),
         replica_id,
-        chance=chance(zlib.crc32(replica_id.encode())),
         rate_max=settings.rate_max,
     )
     draining: set[asyncio.Task[None]] = set()

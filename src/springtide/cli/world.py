@@ -19,7 +19,7 @@ from springtide.drivers.embedded_envoy import EmbeddedEnvoy, start_envoy
 from springtide.drivers.embedded_postgres import EmbeddedPostgres, start_postgres
 from springtide.drivers.embedded_valkey import EmbeddedValkey, start_valkey
 from springtide.drivers.localcloud import LocalCloud
-from springtide.drivers.postgres import PostgresLedger
+from springtide.drivers.postgres import PostgresLedger, migrate
 from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.system import SystemClock, SystemIds, chance
 from springtide.drivers.valkey import ValkeyInventory
@@ -108,9 +108,9 @@ async def start_engines(stack: AsyncExitStack, folders: Folders, clock: SystemCl
         raise EngineError(msg)
     inventory = await ValkeyInventory.connect(started_valkey.host, started_valkey.port, clock)
     stack.push_async_callback(inventory.close)
+    await migrate(started_postgres.dsn)
     ledger = await PostgresLedger.connect(started_postgres.dsn, clock)
     stack.push_async_callback(ledger.close)
-    await ledger.migrate()
     return Engines(started_valkey, started_postgres, started_envoy, inventory, ledger)
 
 
@@ -127,20 +127,19 @@ def make_settings(config: Config, engines: Engines, ids: SystemIds) -> RoleSetti
     )
 
 
-def make_runtime(folders: Folders, clock: SystemClock, settings: Path, zones: Sequence[Zone]) -> ProcessRuntime:
+def make_runtime(folders: Folders, clock: SystemClock, settings: Path) -> ProcessRuntime:
     """Replicas as local processes."""
 
     def replica(spec: ReplicaSpec, announce: Path) -> list[str]:
         arguments = ["--settings", str(settings), "--replica-id", spec.replica_id, "--announce", str(announce)]
         return command("counter", *arguments)
 
-    (folders.run / "replicas").mkdir()
-    return ProcessRuntime(replica, folders.run / "replicas", clock, zones)
+    return ProcessRuntime(replica, folders.run / "replicas", clock)
 
 
 def make_cloud(folders: Folders, clock: SystemClock, zones: Sequence[Zone], seed: int) -> LocalCloud:
     """The cloud on this machine; its state file outlives the loop, not the run."""
-    return LocalCloud(folders.run / "cloud.json", clock, zones, chance(seed))
+    return LocalCloud(folders.run / "cloud.json", clock, chance(seed), zones)
 
 
 async def start_workers(stack: AsyncExitStack, folders: Folders, clock: SystemClock, settings: Path) -> "Workers":
@@ -160,16 +159,19 @@ async def start_workers(stack: AsyncExitStack, folders: Folders, clock: SystemCl
     for supervisor in (workers.recorder, workers.backoffice):
         supervisor.start()
         stack.push_async_callback(supervisor.stop, ROLE_STOP_S)
-    await _announced(workers.backoffice, announce, clock)
+    await read_announced_port(workers.backoffice.child, announce, clock)
     return workers
 
 
-async def _announced(supervisor: Supervisor, announce: Path, clock: SystemClock) -> None:
+async def read_announced_port(child: Child, path: Path, clock: SystemClock) -> int:
+    """Wait until the process has announced its port. Raises EngineError when it ends or takes over ANNOUNCE_S."""
     until = clock.monotonic_s() + ANNOUNCE_S
-    while not announce.exists():
-        if clock.monotonic_s() > until or supervisor.child.returncode is not None:
-            raise supervisor.child.failure("did not start")
+    while not path.exists():
+        if clock.monotonic_s() > until or child.returncode is not None:
+            raise child.failure("did not start")
         await clock.sleep(POLL_S)
+    port: int = msgspec.json.decode(path.read_bytes())["port"]
+    return port
 
 
 @dataclass(frozen=True)

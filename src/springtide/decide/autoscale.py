@@ -7,7 +7,7 @@ import msgspec
 
 from springtide.model import CalendarEvent, DemandRange, FleetPolicy, Snapshot, Zone, ZoneKind
 
-_ROUNDING = 1e-9  # 1.3 × 1000 / 100 is 13.000000000000002 in floating point; that is 13 replicas, not 14
+_ROUNDING = 1e-9  # 1.3 * 1000 / 100 is 13.000000000000002 in floating point; that is 13 replicas, not 14
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -33,8 +33,8 @@ def replicas_needed(requests_per_s: float, policy: FleetPolicy, zones: Sequence[
 def autoscale(demand: DemandRange, snapshot: Snapshot, policy: FleetPolicy, present: int) -> Wanted:
     """Replicas wanted now. `present` are those that serve or are starting.
 
-    Down only when the demand has asked for less during all of `patience_ms`, and never on old news: without a fresh
-    traffic sample what is present stays.
+    Down only when the demand has asked for less during all of `patience_ms`, and never on old news: without a
+    fresh traffic sample what is present stays.
     """
     asked = replicas_needed(demand.high, policy, snapshot.zones)
     if traffic_is_stale(snapshot, policy):
@@ -52,16 +52,17 @@ def autoscale(demand: DemandRange, snapshot: Snapshot, policy: FleetPolicy, pres
 
 
 def traffic_is_stale(snapshot: Snapshot, policy: FleetPolicy) -> bool:
-    """Whether the newest traffic sample is too old to take capacity away by; true as well before the first one."""
+    """Whether the newest traffic sample is too old to take capacity away by, or missing."""
     return not snapshot.traffic or snapshot.now_ms - snapshot.traffic[-1].at_ms > policy.stale_ms
 
 
 def horizon_ms(zones: Sequence[Zone], policy: FleetPolicy, calendar: Sequence[CalendarEvent]) -> int:
     """How long before a demand the capacity for it must be asked for.
 
-    The longest lead of a zone, then every wave of starts the largest announced event needs on top of the base, each a tick
-    longer than a start because its end is seen at a tick; then the age that an observation may have. It depends on nothing
-    that changes while capacity comes up, so an event once in sight stays in sight.
+    The longest lead of a zone, then every wave of starts the largest announced event needs on top of the
+    base, each a tick longer than a start because its end is seen at a tick; then the age that an observation
+    may have. It depends on nothing that changes while capacity comes up, so an event once in sight stays in
+    sight.
     """
     lead = max((zone.lead_ms for zone in zones), default=0)
     peak = max((event.peak_requests_per_s for event in calendar), default=0.0)

@@ -1,7 +1,7 @@
 """Demand history and sale calendar → the demand within the horizon.
 
-The calendar is believed as announced. The trend is what the balancer saw, drawn on to the horizon; it is all there is when
-nothing was announced.
+The calendar is believed as announced. The trend is what the balancer saw, drawn on to the horizon; it is all
+there is when nothing was announced.
 """
 
 import math
@@ -13,10 +13,10 @@ TREND_MS = 8_000
 """How far back a trend looks: long enough to tell growth from noise, short enough to follow a crowd."""
 
 LEVEL_MS = 2_000
-"""The window of the recent level. A sale that takes off doubles in seconds, so a longer mean would lag behind it."""
+"""The window of the recent level. A sale doubles in seconds, so a longer mean would lag behind it."""
 
 GROWTH_MAX = 2.0
-"""A line drawn through a step points at the sky: it is believed up to this multiple of what was really seen."""
+"""A line drawn through a step has no end: it is believed up to this multiple of what was seen."""
 
 _SAMPLES_MIN = 4  # a slope needs three points, its error one more
 _DOUBT = 2.0  # growth counts when it exceeds this many standard errors: about 97.5% sure
@@ -49,9 +49,10 @@ def forecast(
 
 
 def announced_peak(calendar: Sequence[CalendarEvent], from_ms: int, until_ms: int) -> tuple[float, str]:
-    """The most that is announced for any one moment of the window, in requests/s, and the names of those events.
+    """The most announced for any one moment of the window, in requests/s, and the names of those events.
 
-    An event demands its peak from `ready_ms` before its opening until it ends; events at the same moment add up.
+    An event demands its peak from `ready_ms` before its opening until it ends; events at the same moment add
+    up.
     """
     spans = [(event.opens_ms - event.ready_ms, event.opens_ms + event.lasts_ms, event) for event in calendar]
     inside = [span for span in spans if span[0] <= until_ms and span[1] > from_ms]
@@ -66,9 +67,10 @@ def announced_peak(calendar: Sequence[CalendarEvent], from_ms: int, until_ms: in
 
 
 def growth_per_s(traffic: Sequence[TrafficSample]) -> float:
-    """The growth of the last TREND_MS that is beyond doubt, in requests/s per second; 0 when falling, flat or noisy.
+    """The growth of the last TREND_MS that is beyond doubt, in requests/s per second; else 0.
 
-    The least-squares slope less two of its standard errors (Draper and Smith, Applied Regression Analysis, 1.4).
+    The least-squares slope less two of its standard errors (Draper and Smith, Applied Regression Analysis,
+    1.4).
     """
     since = traffic[-1].at_ms - TREND_MS
     points = [(sample.at_ms / 1000, sample.requests_per_s) for sample in traffic if sample.at_ms > since]

@@ -1,7 +1,7 @@
 """A snapshot as the decisions read it: what was observed, and on top of it what is already under way.
 
-An action that was begun counts as done where doing it again would be wrong (a rent, a start), and as not yet done where
-relying on it would be (capacity that is only starting).
+An action that was begun counts as done where doing it again would be wrong (a rent, a start), and as not yet
+done where relying on it would be (capacity that is only starting).
 """
 
 from collections import Counter
@@ -37,7 +37,9 @@ class Observed:
         self._releasing = {a.node_id for a in snapshot.in_flight if isinstance(a, ReleaseNode)}
         listed = {replica.replica_id for replica in snapshot.replicas}
         self.starts_in_flight = tuple(
-            a.spec for a in snapshot.in_flight if isinstance(a, StartReplica) and a.spec.replica_id not in listed
+            a.spec
+            for a in snapshot.in_flight
+            if isinstance(a, StartReplica) and a.spec.replica_id not in listed
         )
         self.nodes = {node.node_id: node for node in snapshot.nodes}
 
@@ -50,8 +52,10 @@ class Observed:
         return NodeState.RELEASING if node.node_id in self._releasing else node.state
 
     def state(self, replica: Replica) -> ReplicaState:
-        """DRAINING from the moment that was asked for; FAILED when it has been starting for too long."""
-        if replica.state is ReplicaState.READY and replica.replica_id in self._draining | self.stopping:
+        """DRAINING once that or its end was asked for; FAILED when it has been starting for too long."""
+        if replica.state is ReplicaState.FAILED:
+            return replica.state
+        if replica.replica_id in self.stopping or replica.replica_id in self._draining:
             return ReplicaState.DRAINING
         age_ms = self.snapshot.now_ms - replica.since_ms
         if replica.state is ReplicaState.STARTING and age_ms > STARTS_LATE * self._policy.start_ms:
@@ -85,7 +89,7 @@ class Observed:
         return found
 
     def has_node(self, node_id: str) -> bool:
-        """Whether the node is listed and nobody gives it back. With an old list of nodes, nothing can be said: true."""
+        """Whether the node is listed and not being given back; true when the list is too old to tell."""
         if self.is_stale("nodes"):
             return True
         node = self.nodes.get(node_id)
@@ -98,8 +102,10 @@ class Observed:
 
     @cached_property
     def occupied(self) -> Counter[str]:
-        """Replicas by node that take room there, the draining ones included; a failed one has lost its process."""
-        running = (replica for replica in self.snapshot.replicas if self.state(replica) is not ReplicaState.FAILED)
+        """Replicas by node that take room there, draining ones included; a failed one has no process."""
+        running = (
+            replica for replica in self.snapshot.replicas if self.state(replica) is not ReplicaState.FAILED
+        )
         found = Counter(replica.node_id for replica in running)
         found.update(spec.node_id for spec in self.starts_in_flight)
         return found

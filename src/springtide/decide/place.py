@@ -1,6 +1,7 @@
 """Replicas → zones: the IDC carries the base, the cloud the spike.
 
-Scaling in needs no rule of its own: with fewer replicas wanted, the same filling order leaves the cloud first.
+Scaling in needs no rule of its own: with fewer replicas wanted, the same filling order leaves the cloud
+first.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,8 +38,8 @@ def zone_slots(zone: Zone, policy: FleetPolicy) -> int:
 def place(wanted: int, zones: Sequence[Zone], policy: FleetPolicy, down: Collection[str] = ()) -> Placement:
     """Spread `wanted` replicas over the zones that are not `down`.
 
-    First the base over the IDC, as evenly as it goes; then the cloud, the cheapest price first and zones of one price
-    evenly; then what room the IDC has left. What still has no place is `short`.
+    First the base over the IDC, as evenly as it goes; then the cloud, the cheapest price first and zones of
+    one price evenly; then what room the IDC has left. What still has no place is `short`.
     """
     by_zone = {zone.name: 0 for zone in zones}
     free = {zone.name: 0 if zone.name in down else zone_slots(zone, policy) for zone in zones}
@@ -75,7 +76,9 @@ def _reasons(zones: Sequence[Zone], down: Collection[str], spare: int, short: in
     cloud = [zone for zone in zones if zone.kind is ZoneKind.CLOUD and zone.name not in down]
     quotas = ", ".join(f"quota of {zone.name} is {zone.nodes_max} nodes" for zone in cloud)
     if spare:
-        reasons.append(f"the cloud is full: {spare} replicas go to spare room in the IDC ({quotas or 'no cloud zone'})")
+        reasons.append(
+            f"the cloud is full: {spare} replicas go to spare room in the IDC ({quotas or 'no cloud zone'})"
+        )
     if short:
         reasons.append(f"capacity short by {short} replicas: {quotas or 'no cloud zone'}")
     return reasons

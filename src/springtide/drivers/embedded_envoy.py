@@ -200,9 +200,7 @@ def _listener(port: int) -> dict[str, Any]:
 def _connection_manager() -> dict[str, Any]:
     """HTTP/1.1 and the router, and nothing that costs time on each request."""
     router = _typed(
-        "envoy.filters.http.router",
-        "filters.http.router.v3.Router",
-        {"dynamic_stats": False, "suppress_envoy_headers": True},
+        "envoy.filters.http.router", "filters.http.router.v3.Router", {"suppress_envoy_headers": True}
     )
     return {
         "stat_prefix": LISTENER,

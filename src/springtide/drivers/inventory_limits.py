@@ -32,3 +32,8 @@ def check_entries(count: int) -> None:
     """Raise ValueError for more journal entries than one call may handle."""
     if not 1 <= count <= ENTRIES_MAX:
         raise ValueError(f"{count} journal entries in one call: ask for 1 to {ENTRIES_MAX}")
+
+
+def bucket_share(stock: int, bucket: int, buckets: int) -> int:
+    """The units of a SKU that a bucket starts with: equal parts, and the remainder to the first ones."""
+    return stock // buckets + (bucket < stock % buckets)

@@ -3,9 +3,9 @@
 -- The inventory's functions. Three keys make a bucket, all in the slot of the hash tag {sale:bucket}:
 --   meta     hash: definition (JSON), epoch, opens, closes, hold, paused, version, max:<sku>, stock:<sku>
 --   holders  hash: buyer -> his orders in this bucket, oldest first, each
---            order_id,buyer,key,sku,quantity,reserved_ms,pay_by_ms,live;
+--            order_id,key,sku,quantity,reserved_ms,pay_by_ms,live;
 --   journal  stream: an entry has what one batch sold; fields r (reserved_ms), p (pay_by_ms) and
---            d, a row of order_id,buyer,key,sku,quantity;
+--            d: order_id,buyer,key,sku,quantity of each purchase, all in one row of commas
 -- A field never holds ',' or ';' (the client refuses it), so records need no quoting.
 --
 -- A script that fails half way keeps what it wrote. Hence in each function everything is read and checked before the first
@@ -13,8 +13,7 @@
 -- starts (functions without allow-oom are refused then).
 
 local GROUP = 'recorder'
-local REQUEST = '^(([^,;]+),([^,;]+),([^,;]+),([^,;]+),([1-9]%d*)),(%d+),(%d+);'
-local ORDER = '([^,;]+),[^,;]+,([^,;]+),([^,;]+),(%d+),(%d+),(%d+),([01]);'
+local ORDER = '([^,;]+),([^,;]+),([^,;]+),(%d+),(%d+),(%d+),([01]);'
 
 local function now_ms()
   local time = server.call('TIME')
@@ -26,48 +25,28 @@ local function int(number)
   return string.format('%d', number)
 end
 
--- Rows of the packed batch, in seven columns, and the distinct SKUs.
-local function parse(packed)
-  local records, orders, buyers, keys, skus, quantities, epochs, deadlines = {}, {}, {}, {}, {}, {}, {}, {}
-  local names, seen = {}, {}
-  local find, at, n, size = string.find, 1, 0, #packed
-  while at <= size do
-    local from, to, record, order, buyer, key, sku, quantity, epoch, deadline = find(packed, REQUEST, at)
-    if not from then
-      return nil
-    end
-    n = n + 1
-    records[n], orders[n], buyers[n], keys[n], skus[n] = record, order, buyer, key, sku
-    quantities[n], epochs[n], deadlines[n] = quantity, epoch, deadline
+-- The state of the sale, with the figures of the SKUs that this list names.
+local function load_sale(meta, skus)
+  local fields, names, seen = { 'epoch', 'opens', 'closes', 'paused', 'hold' }, {}, {}
+  for i = 1, #skus do
+    local sku = skus[i]
     if not seen[sku] then
       seen[sku] = true
       names[#names + 1] = sku
+      fields[#fields + 1] = 'stock:' .. sku
+      fields[#fields + 1] = 'max:' .. sku
     end
-    at = to + 1
-  end
-  return {
-    n = n, records = records, orders = orders, buyers = buyers, keys = keys, skus = skus,
-    quantities = quantities, epochs = epochs, deadlines = deadlines, names = names,
-  }
-end
-
--- The state of the sale, with the figures of these SKUs only.
-local function load_sale(meta, names)
-  local fields = { 'epoch', 'opens', 'closes', 'paused', 'hold' }
-  for _, sku in ipairs(names) do
-    fields[#fields + 1] = 'stock:' .. sku
-    fields[#fields + 1] = 'max:' .. sku
   end
   local values = server.call('HMGET', meta, unpack(fields))
-  local sale = {
-    published = values[1], epoch = values[1], opens = tonumber(values[2]), closes = tonumber(values[3]),
-    paused = values[4] == '1', hold = tonumber(values[5]), stock = {}, max = {},
-  }
+  local stock, max = {}, {}
   for i, sku in ipairs(names) do
-    sale.stock[sku] = tonumber(values[4 + 2 * i])
-    sale.max[sku] = tonumber(values[5 + 2 * i])
+    stock[sku] = tonumber(values[4 + 2 * i])
+    max[sku] = tonumber(values[5 + 2 * i])
   end
-  return sale
+  return {
+    epoch = tonumber(values[1]), opens = tonumber(values[2]), closes = tonumber(values[3]),
+    paused = values[4] == '1', hold = tonumber(values[5]), stock = stock, max = max,
+  }
 end
 
 -- What a buyer's entry says about a purchase: the answer when its key is known, else the units of the SKU that he holds
@@ -76,7 +55,7 @@ local function look(entry, key, sku, quantity)
   local held, newest, count = 0, '', 0
   for order, old_key, old_sku, old_quantity, _, pay_by, live in string.gmatch(entry, ORDER) do
     if old_key == key then
-      if old_sku ~= sku or tonumber(old_quantity) ~= tonumber(quantity) then
+      if old_sku ~= sku or tonumber(old_quantity) ~= quantity then
         return 'K'
       end
       return 'A', order .. ',' .. pay_by .. ',' .. live
@@ -102,70 +81,71 @@ local function closed_letter(sale, now)
   return nil
 end
 
--- KEYS: meta, holders, journal. ARGV: journal_lag_max, orders_max, batch.
+-- KEYS: meta, holders, journal. ARGV: journal_lag_max, orders_max, the batch: seven columns in MessagePack.
 -- Reply: pay_by_ms of what is sold now, one letter for each purchase, then "order_id,pay_by_ms,live" for each A and M.
 -- A repeated, K key reused, L late, E stale epoch, N not open, C closed, P paused, U unknown SKU, M limit, S sold out,
 -- J journal full, R reserved.
 local function reserve(keys, args)
-  local batch = parse(args[3])
-  if not batch then
-    return server.error_reply('MALFORMED a row of the batch is not order,buyer,key,sku,quantity,epoch,deadline;')
+  local orders, buyers, names, skus, quantities, epochs, deadlines = unpack(cmsgpack.unpack(args[3]))
+  local meta, holders, journal, n = keys[1], keys[2], keys[3], #orders
+  local now, sale = now_ms(), load_sale(meta, skus)
+  if not sale.epoch then
+    return { 0, string.rep('U', n) }
   end
-  local meta, holders, journal = keys[1], keys[2], keys[3]
-  local now = now_ms()
-  local sale = load_sale(meta, batch.names)
-  if not sale.published then
-    return { 0, string.rep('U', batch.n) }
-  end
-  local entries = server.call('HMGET', holders, unpack(batch.buyers))
-  local room = server.call('XLEN', journal) < tonumber(args[1])
-  local orders_max = tonumber(args[2])
-  local refusal = closed_letter(sale, now)
+  local entries = server.call('HMGET', holders, unpack(buyers))
+  local room, orders_max = server.call('XLEN', journal) < tonumber(args[1]), tonumber(args[2])
+  local stock, max, epoch, refusal = sale.stock, sale.max, sale.epoch, closed_letter(sale, now)
   local pay_by = now + sale.hold
   local suffix = ',' .. int(now) .. ',' .. int(pay_by) .. ',1;'
-  local stock, max, epoch = sale.stock, sale.max, sale.epoch
 
-  local changed = {}      -- buyer -> where his new entry stands in `writes`
-  local writes, sold, taken = {}, {}, {}
-  local letters, details = {}, {}
-  local records, buyers, skus, quantities = batch.records, batch.buyers, batch.skus, batch.quantities
-  local epochs, deadlines = batch.epochs, batch.deadlines
+  local slots = {}        -- buyer -> where his new entry stands in `writes`
+  local writes, written = {}, 0
+  local sold, row = {}, 0
+  local taken, letters, details = {}, {}, {}
+  local texts = {}        -- quantity -> as text: formatting a number costs as much as all the rest of a row
 
-  for i = 1, batch.n do
-    local buyer, sku = buyers[i], skus[i]
-    local slot = changed[buyer]
+  for i = 1, n do
+    local buyer, sku, quantity = buyers[i], skus[i], quantities[i]
+    local slot, left = slots[buyer], stock[sku]
     local entry = slot and writes[slot] or entries[i]
     local letter, detail, held, count = nil, '', 0, 0
     if entry then
-      letter, detail, held, count = look(entry, batch.keys[i], sku, quantities[i])
+      letter, detail, held, count = look(entry, names[i], sku, quantity)
     end
-    if not letter then
-      local quantity, left = tonumber(quantities[i]), stock[sku]
-      if now > tonumber(deadlines[i]) then
-        letter = 'L'
-      elseif epochs[i] ~= epoch then
-        letter = 'E'
-      elseif refusal then
-        letter = refusal
-      elseif not left then
-        letter = 'U'
-      elseif held + quantity > max[sku] or count >= orders_max then
-        letter = 'M'
-      elseif quantity > left then
-        letter = 'S'
-      elseif not room then
-        letter = 'J'
+    if letter then
+      -- His key decided it, whatever the state of the sale.
+    elseif now > deadlines[i] then
+      letter = 'L'
+    elseif epochs[i] ~= epoch then
+      letter = 'E'
+    elseif refusal then
+      letter = refusal
+    elseif not left then
+      letter = 'U'
+    elseif held + quantity > max[sku] or count >= orders_max then
+      letter = 'M'
+    elseif quantity > left then
+      letter = 'S'
+    elseif not room then
+      letter = 'J'
+    else
+      letter = 'R'
+      local order, name, text = orders[i], names[i], texts[quantity]
+      if not text then
+        text = int(quantity)
+        texts[quantity] = text
+      end
+      stock[sku] = left - quantity
+      taken[sku] = (taken[sku] or 0) + quantity
+      sold[row + 1], sold[row + 2], sold[row + 3], sold[row + 4], sold[row + 5] = order, buyer, name, sku, text
+      row = row + 5
+      if slot then
+        writes[slot] = entry .. order .. ',' .. name .. ',' .. sku .. ',' .. text .. suffix
       else
-        letter = 'R'
-        stock[sku] = left - quantity
-        taken[sku] = (taken[sku] or 0) + quantity
-        sold[#sold + 1] = records[i]
-        if not slot then
-          slot = #writes + 2
-          changed[buyer] = slot
-          writes[slot - 1] = buyer
-        end
-        writes[slot] = (entry or '') .. records[i] .. suffix
+        slots[buyer] = written + 2
+        writes[written + 1] = buyer
+        writes[written + 2] = (entry or '') .. order .. ',' .. name .. ',' .. sku .. ',' .. text .. suffix
+        written = written + 2
       end
     end
     letters[i] = letter
@@ -174,12 +154,12 @@ local function reserve(keys, args)
     end
   end
 
-  if sold[1] then
+  if row > 0 then
     for sku, quantity in pairs(taken) do
       server.call('HINCRBY', meta, 'stock:' .. sku, int(-quantity))
     end
     server.call('HSET', holders, unpack(writes))
-    server.call('XADD', journal, '*', 'r', int(now), 'p', int(pay_by), 'd', table.concat(sold, ';') .. ';')
+    server.call('XADD', journal, '*', 'r', int(now), 'p', int(pay_by), 'd', table.concat(sold, ','))
   end
   return { pay_by, table.concat(letters), unpack(details) }
 end

@@ -10,6 +10,7 @@ from springtide.drivers.inventory_limits import (
     CLAIM_IDLE_MS,
     JOURNAL_LAG_MAX,
     ORDERS_REMEMBERED_MAX,
+    bucket_share,
     check_batch,
     check_entries,
 )
@@ -32,7 +33,8 @@ TIMEOUT_S = 2.0
 
 _HEADS_MAX = 4096
 _SCAN_COUNT = 1000
-_FIELDS = 7
+_JOURNAL_FIELDS = 5
+_encode = msgspec.msgpack.Encoder().encode
 _RESERVED = ord("R")
 _RESERVED_STATUS = ReserveStatus.RESERVED
 _HELD = {ord("A"): ReserveStatus.REPEATED, ord("M"): ReserveStatus.LIMIT_REACHED}
@@ -133,10 +135,10 @@ class ValkeyInventory:
         """See the port."""
         entry = await self._wire.call("HGET", _holders(sale, bucket), buyer)
         for record in (entry or b"").decode().split(";")[:-1]:
-            order, owner, key, sku, quantity, reserved_ms, pay_by_ms, _ = record.split(",")
+            order, key, sku, quantity, reserved_ms, pay_by_ms, _ = record.split(",")
             if order == order_id:
                 return Reservation(
-                    order, sale, bucket, owner, key, sku, int(quantity), int(reserved_ms), int(pay_by_ms)
+                    order, sale, bucket, buyer, key, sku, int(quantity), int(reserved_ms), int(pay_by_ms)
                 )
         return None
 
@@ -231,11 +233,6 @@ async def _load_functions(connection: Connection) -> None:
         await connection.send(command("FUNCTION", "LOAD", "REPLACE", library))
 
 
-def bucket_share(stock: int, bucket: int, buckets: int) -> int:
-    """The units of a SKU that a bucket starts with."""
-    return stock // buckets + (bucket < stock % buckets)
-
-
 def _meta(sale: str, bucket: int) -> str:
     return f"{{{sale}:{bucket}}}:meta"
 
@@ -249,14 +246,20 @@ def _journal(sale: str, bucket: int) -> str:
 
 
 def _pack(batch: Sequence[ReserveRequest]) -> bytes:
-    """The batch in one string: one argument costs the server far less than seven for each purchase."""
+    """The batch as one argument, column by column: that costs the server far less than seven for each purchase."""
     check_batch(batch)
-    packed = "".join(
-        [f"{r.order_id},{r.buyer},{r.key},{r.sku},{r.quantity},{r.epoch},{r.deadline_ms};" for r in batch]
-    ).encode()
-    if packed.count(b",") != (_FIELDS - 1) * len(batch) or packed.count(b";") != len(batch):
+    orders = [request.order_id for request in batch]
+    buyers = [request.buyer for request in batch]
+    keys = [request.key for request in batch]
+    skus = [request.sku for request in batch]
+    text = "".join(orders + buyers + keys + skus)
+    if "," in text or ";" in text:
         raise ValueError("an id or key of a purchase has ',' or ';' in it: check them before they are sent")
-    return packed
+    quantities = [request.quantity for request in batch]
+    epochs = [request.epoch for request in batch]
+    return _encode(
+        (orders, buyers, keys, skus, quantities, epochs, [request.deadline_ms for request in batch])
+    )
 
 
 def _results(batch: Sequence[ReserveRequest], reply: list[Any]) -> list[ReserveResult]:
@@ -288,12 +291,13 @@ def _entry(sale: str, bucket: int, entry_id: bytes, fields: list[bytes] | None) 
         )
     _, reserved, _, pay_by, _, packed = fields
     reserved_ms, pay_by_ms = int(reserved), int(pay_by)
-    rows = (record.split(",") for record in packed.decode().split(";")[:-1])
+    words = packed.decode().split(",")
+    columns = [words[at::_JOURNAL_FIELDS] for at in range(_JOURNAL_FIELDS)]
     return JournalEntry(
         entry_id.decode(),
         tuple(
             Reservation(order_id, sale, bucket, buyer, key, sku, int(quantity), reserved_ms, pay_by_ms)
-            for order_id, buyer, key, sku, quantity in rows
+            for order_id, buyer, key, sku, quantity in zip(*columns, strict=True)
         ),
     )
 

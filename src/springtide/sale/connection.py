@@ -91,7 +91,7 @@ class Request(msgspec.Struct, gc=False):
     problem: Problem | None = None
 
 
-class _Refused(Exception):  # noqa: N818 - never seen outside: it makes the parser stop
+class _Refused(Exception):
     """The request cannot be answered as it was meant."""
 
 
@@ -239,7 +239,7 @@ class HttpConnection(asyncio.Protocol):
                 self._enqueue(_unreadable(TOO_MANY_CONNECTIONS))
 
     @override
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing
+    def connection_lost(self, exc: Exception | None) -> None:
         """The client, or we, have closed it."""
         self.transport = None
         self._closing = True

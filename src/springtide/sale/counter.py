@@ -6,6 +6,7 @@ those who run it. A plain protocol on httptools, for the reasons and by the figu
 
 import asyncio
 import contextlib
+import gc
 import zlib
 from typing import Annotated, Final
 
@@ -37,6 +38,7 @@ READY_AGE_S = 2.0
 RETRY_SPAN_S = 2.0
 """Those who are refused are spread over this time."""
 
+_GC_ALLOCATIONS = 50_000
 _JSON = b"Content-Type: application/json\r\n"
 _CREATED = b"HTTP/1.1 201 Created\r\n" + _JSON
 _OK = b"HTTP/1.1 200 OK\r\n" + _JSON
@@ -422,6 +424,16 @@ class BuyerConnection(HttpConnection):
 
 
 _OPERATORS: Final = frozenset((b"/healthz", b"/readyz", b"/metrics"))
+
+
+def tune_interpreter() -> None:
+    """Call it once a replica has started: collect garbage less often, and never what has been there since the start.
+
+    The order path makes no reference cycles, so what the collector would look through again and again is in use.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS, 20, 50)
 
 
 def _origin_form(url: bytes) -> bytes:

@@ -19,10 +19,11 @@ _T = TypeVar("_T")
 class PaymentLimits(msgspec.Struct, frozen=True):
     """The pace and the bounds of payments.
 
-    `grace_ms` is the time beyond `pay_by` in which a payment that is under way may still arrive. Expiry also waits
-    that long after a start and after an outage, in which payments could not be received; and it waits while the
-    journals hold more than `lag_max` entries. `batch_max` bounds each call of expiry and return, `in_flight_max` the
-    returns on their way to the inventory at once, `attempts_max` the tries of one payment when the ledger is away.
+    `grace_ms` is the time beyond `pay_by` in which a payment that is under way may still arrive. Expiry also
+    waits that long after a start and after an outage, in which payments could not be received; and it waits
+    while the journals hold more than `lag_max` entries. `batch_max` bounds each call of expiry and return,
+    `in_flight_max` the returns on their way to the inventory at once, `attempts_max` the tries of one payment
+    when the ledger is away.
     """
 
     grace_ms: int = 2000
@@ -82,7 +83,8 @@ class Payments:
     async def pay(self, payment: Payment) -> PaymentOutcome:
         """Apply a payment; an order that is journalled but not recorded yet is recorded first.
 
-        Raises LedgerUnavailable or InventoryError when the outcome cannot be known: the provider says it again.
+        Raises LedgerUnavailable or InventoryError when the outcome cannot be known: the provider says it
+        again.
         """
         outcome = await self._patiently(lambda: self._pay(payment))
         self._outcomes[outcome.value] += 1
@@ -91,7 +93,8 @@ class Payments:
     async def cancel(self, order_id: str, sale: str = "", buyer: str = "") -> OrderState | None:
         """Cancel a reserved order; the state it has now, None when there is no such order.
 
-        With `sale` and `buyer` an order is found even when it is journalled but not recorded yet. Raises as `pay`.
+        With `sale` and `buyer` an order is found even when it is journalled but not recorded yet. Raises as
+        `pay`.
         """
         state = await self._patiently(lambda: self._cancel(order_id, sale, buyer))
         self._counts["cancelled"] += state is OrderState.CANCELLED
@@ -109,8 +112,8 @@ class Payments:
     async def return_once(self) -> int:
         """Give one batch of stock back to the inventory; how many orders' it was.
 
-        A row of the outbox closes after the inventory's durable answer, and the inventory takes an order back once:
-        a crash between the two repeats the call without effect.
+        A row of the outbox closes after the inventory's durable answer, and the inventory takes an order back
+        once: a crash between the two repeats the call without effect.
         """
         rows = await self._heard(self._ledger.returns(self._limits.batch_max))
         back: list[str] = []
@@ -178,7 +181,7 @@ class Payments:
         return state
 
     async def _record(self, order_id: str, sale: str, buyer: str) -> bool:
-        """Record an order that the recorder has not reached yet; False when the inventory does not know it either."""
+        """Record an order that the recorder has not reached yet; False when the inventory has none."""
         published = await self._sale(sale)
         if published is None:
             return False

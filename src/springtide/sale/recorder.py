@@ -1,8 +1,9 @@
-"""From the journal to the ledger, in batches and at the pace that the ledger can take: this is where the peak is shaved.
+"""From the journal to the ledger, in batches, at the pace the ledger can take: here the peak is shaved.
 
-Nothing is acknowledged to the journal before the ledger has it, and recording twice changes nothing. So a recorder may
-be killed anywhere: what it had read is read again. A recorder keeps its consumer name over restarts and is alone in
-using it: then a bucket is recorded in its journal's order, which is what the ledger's positions promise.
+Nothing is acknowledged to the journal before the ledger has it, and recording twice changes nothing. So a
+recorder may be killed anywhere: what it had read is read again. A recorder keeps its consumer name over
+restarts and is alone in using it: then a bucket is recorded in its journal's order, which is what the
+ledger's positions promise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ ENTRIES_MAX = 1024
 """Journal entries in one read."""
 
 ROWS_WANTED = 2000
-"""Orders in one write, from which on more of them make it no cheaper. An entry is never split: it has up to 1,024."""
+"""Orders in one write; more make it hardly cheaper. An entry is never split: it has up to 1,024."""
 
 
 class RecorderPace(msgspec.Struct, frozen=True):
@@ -50,7 +51,7 @@ class Recorder:
         consumer: str,
         pace: RecorderPace | None = None,
     ) -> None:
-        """`consumer` names this recorder in the journals: the same after a restart, different from any other's."""
+        """`consumer` names this recorder in the journals: kept over restarts, and nobody else's."""
         self._inventory = inventory
         self._ledger = ledger
         self._clock = clock

@@ -1,4 +1,4 @@
-"""The signature of the payment provider's calls: HMAC-SHA256 over the body, in hexadecimal (RFC 2104, FIPS 180-4)."""
+"""The signature of the payment provider's calls: HMAC-SHA256 (RFC 2104) of the body, in hexadecimal."""
 
 import hashlib
 import hmac

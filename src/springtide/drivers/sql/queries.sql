@@ -119,13 +119,13 @@ ORDER BY reserved_ms, order_id;
 
 -- name: totals
 SELECT sku, initial, restocked, coalesce(reserved, 0) AS reserved, coalesce(paid, 0) AS paid,
-    coalesce(returning, 0) AS returning
+    coalesce(returning_units, 0) AS "returning"
 FROM skus
 LEFT JOIN (
     SELECT sku,
         sum(quantity) FILTER (WHERE state = 'reserved')::bigint AS reserved,
         sum(quantity) FILTER (WHERE state = 'paid')::bigint AS paid,
-        sum(quantity) FILTER (WHERE stock_returns.place IS NOT NULL)::bigint AS returning
+        sum(quantity) FILTER (WHERE stock_returns.place IS NOT NULL)::bigint AS returning_units
     FROM orders
     LEFT JOIN stock_returns ON stock_returns.order_id = orders.order_id AND closed_ms IS NULL
     WHERE sale = $1

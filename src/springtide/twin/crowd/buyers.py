@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from springtide.config import CrowdSettings
-from springtide.model import Sale, Sku
+from springtide.model import OrderState, Sale, Sku
 from springtide.ports import Chance
 
 EARLY_SHARE = 0.05
@@ -136,7 +136,7 @@ class Buyers:
                 return ()
 
     def _note_doubt(self, purchase: Purchase, answer: Answer) -> None:
-        """"Come back later" says nothing of an earlier attempt, so it does not end a doubt; any other answer does."""
+        """Any answer ends a doubt except "later", which says nothing of an earlier attempt."""
         if answer.outcome is Outcome.UNKNOWN:
             purchase.in_doubt = purchase.was_in_doubt = True
         elif answer.outcome is not Outcome.LATER:
@@ -147,6 +147,8 @@ class Buyers:
             purchase.conflicting = purchase.conflicting or purchase.order_id != answer.order_id
             return ()
         purchase.order_id = answer.order_id
+        if answer.code != OrderState.RESERVED:
+            return ()
         self._customers.append((purchase.buyer, self._by_name[purchase.sku]))
         steps: list[Step] = []
         if self._chance.random() < self._settings.pay_share:

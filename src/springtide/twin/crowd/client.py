@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -31,7 +32,7 @@ class Request:
     `on_written(now_s)` is called when it leaves; `on_answer(response)` exactly once.
     """
 
-    __slots__ = ("deadline_s", "done", "on_answer", "on_written", "payload")
+    __slots__ = ("connection", "deadline_s", "done", "on_answer", "on_written", "payload")
 
     def __init__(
         self, payload: bytes, on_answer: "Callable[[Response], None]", on_written: Callable[[float], None]
@@ -42,6 +43,7 @@ class Request:
         self.on_written = on_written
         self.deadline_s = 0.0
         self.done = False
+        self.connection: _Connection | None = None
 
 
 class Response:
@@ -69,13 +71,14 @@ class _Connection(asyncio.Protocol):
         self.request: Request | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_connection gives; tells mypy so
-        self._transport = transport
+        # A cast, since uvloop's transports have the methods of asyncio.Transport and not its type.
+        self._transport = cast("asyncio.Transport", transport)
 
     def send(self, request: Request, now_s: float) -> None:
         if self._transport is None:
             return
         self.request = request
+        request.connection = self
         self._transport.write(request.payload)
         request.on_written(now_s)
 
@@ -170,9 +173,10 @@ class Pool:
         await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in list(self._connections):
             connection.abort()
-        while self._waiting:
-            self.finish(self._waiting.popleft(), Response(0, failure="connection"))
-        await self._clock.sleep(0)
+        for request in [*self._pending, *self._waiting]:
+            self.finish(request, Response(0, failure="connection"))
+        self._pending.clear()
+        self._waiting.clear()
 
     def send(self, request: Request) -> None:
         """Send now, or as soon as a connection is free."""
@@ -226,6 +230,8 @@ class Pool:
         except (OSError, TimeoutError):
             if self._waiting:
                 self.finish(self._waiting.popleft(), Response(0, failure="connection"))
+            if self._waiting:
+                self._open_one()
             return
         self._connections.add(connection)
         self.free(connection)
@@ -242,7 +248,5 @@ class Pool:
 
     def _expire(self, request: Request) -> None:
         self.finish(request, Response(0, failure="timeout"))
-        for connection in self._connections:
-            if connection.request is request:
-                connection.abort()
-                return
+        if request.connection is not None:
+            request.connection.abort()

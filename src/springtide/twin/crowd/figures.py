@@ -86,7 +86,8 @@ class Figures:
         self._requests = self._late = self._generator_late = self._failed = 0
         self._generator_late_s_max = 0.0
         self.acknowledged = self.unanswered = self.resolved = self.conflicting = self.gave_up = 0
-        self.payments = self.payments_acknowledged = self.payments_unanswered = 0
+        self.payments = self.payments_acknowledged = 0
+        self.payments_refused = self.payments_unanswered = 0
 
     def begun(self, second: int, late_s: float, *, first: bool) -> None:
         """The generator hands a request to the client, `late_s` after its moment."""
@@ -164,12 +165,14 @@ class Figures:
             p999_ms=self._latency.quantile_ms(0.999),
             max_ms=self._latency.max_ms,
             base_rps=sum(self._sent[:base_seconds]) / base_seconds,
+            peak_rps=float(max(self._sent)),
             behind=generator_late_share > BEHIND_SHARE,
             late_share=self._late / requests,
             generator_late_share=generator_late_share,
             generator_late_ms_max=self._generator_late_s_max * 1000,
             payments=self.payments,
             payments_acknowledged=self.payments_acknowledged,
+            payments_refused=self.payments_refused,
             payments_unanswered=self.payments_unanswered,
             gave_up=self.gave_up,
             cpu_s=cpu_s,

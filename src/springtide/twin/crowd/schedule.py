@@ -1,5 +1,6 @@
 """Demand → send times: a Poisson process whose rate changes at each full second."""
 
+import math
 from collections.abc import Iterator
 
 from springtide.ports import Chance
@@ -12,11 +13,12 @@ def arrivals_in_second(rate: float, second: int, chance: Chance) -> list[float]:
     The gaps are exponential and start anew at the full second, which leaves the process unchanged: it has no memory.
     """
     times: list[float] = []
+    last = math.nextafter(second + 1, 0)
     if rate <= 0:
         return times
     at = chance.expovariate(rate)
     while at < 1:
-        times.append(second + at)
+        times.append(min(second + at, last))
         at += chance.expovariate(rate)
     return times
 

@@ -109,6 +109,7 @@ class CrowdSummary(msgspec.Struct, frozen=True):
     generator_late_ms_max: float
     payments: int
     payments_acknowledged: int
+    payments_refused: int
     payments_unanswered: int
     gave_up: int
     cpu_s: float

@@ -1,0 +1,33 @@
+"""The counter as a process of its own, unthrottled: `python -m bench.counter_replica VALKEY_PORT TOKEN_KEY`; prints its port."""
+
+import asyncio
+import signal
+import sys
+
+import uvloop
+
+from springtide.config import CounterSettings
+from springtide.drivers.system import SystemClock, SystemIds
+from springtide.drivers.valkey import ValkeyInventory
+from springtide.sale.counter import CounterServer, tune_interpreter
+from springtide.sale.tokens import TokenKeys
+
+
+async def serve(valkey_port: int, token_key: bytes) -> None:
+    clock = SystemClock()
+    inventory = await ValkeyInventory.connect("127.0.0.1", valkey_port, clock, journal_lag_max=1_000_000)
+    server = CounterServer(
+        CounterSettings(), inventory, clock, SystemIds(), TokenKeys((token_key,)), "bench", rate_max=None
+    )
+    port = await server.start("127.0.0.1", 0)
+    tune_interpreter()
+    print(port, flush=True)
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    await stopping.wait()
+    await server.stop()
+    await inventory.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1]), bytes.fromhex(sys.argv[2])))

@@ -1,0 +1,181 @@
+"""Carry out a plan: the balancer's list at once, everything else in the background and within limits."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from springtide.errors import CloudError, CloudUnavailable, SpringtideError
+from springtide.fleet.journal import Entry, Fault, Outcome
+from springtide.fleet.observe import FleetPorts
+from springtide.model import (
+    Action,
+    DrainReplica,
+    Node,
+    ReleaseNode,
+    RentNodes,
+    SetEndpoints,
+    StartReplica,
+    StopReplica,
+    Zone,
+)
+from springtide.ports import Clock
+
+IN_FLIGHT_MAX = 64
+"""Actions under way at once; what does not fit is decided again at the next tick."""
+
+ACTION_S_MAX = 60.0
+"""How long one call may take before it counts as failed. All calls can be repeated."""
+
+ENDPOINTS_S_MAX = 5.0
+"""The same for the balancer's list, which a tick waits for: traffic leaves a replica before anything else does."""
+
+RENT_TRIES = 5
+"""How often a purchase is sent, each time with the same token, while the cloud does not answer."""
+
+RENT_PAUSE_S = 0.5
+"""The pause after the first try; it doubles with each."""
+
+SOLD_OUT_S = 30.0
+"""For how long a zone that delivered less than was asked is not asked again."""
+
+ADOPTED_S = 30.0
+"""For how long a rented node counts though the cloud's list does not show it yet."""
+
+
+class Actor:
+    """Begins actions, remembers those under way and what the cloud refused, and records every outcome."""
+
+    def __init__(
+        self, clock: Clock, ports: FleetPorts, zones: Sequence[Zone], record: Callable[[Entry], None]
+    ) -> None:
+        """`record` is given an Outcome for each action, and a Fault for each try that is repeated."""
+        self._clock = clock
+        self._ports = ports
+        self._zones = {zone.name: zone for zone in zones}
+        self._record = record
+        self._tasks: dict[asyncio.Task[None], Action] = {}
+        self._sold_out_until_ms: dict[str, int] = {}
+        self._adopted: dict[str, tuple[int, Node]] = {}
+
+    @property
+    def in_flight(self) -> tuple[Action, ...]:
+        """Actions that were begun and have not ended, oldest first."""
+        return tuple(self._tasks.values())
+
+    async def set_endpoints(self, action: SetEndpoints, tick: int) -> bool:
+        """Give the balancer its list; False when it may not have it."""
+        call = self._ports.balancer.set_endpoints(action.endpoints)
+        error = await self._try(call, ENDPOINTS_S_MAX)
+        self._record(Outcome(self._clock.now_ms(), tick, action, error))
+        return not error
+
+    def begin(self, action: Action, tick: int) -> None:
+        """Carry out in the background. Beyond the limit nothing is begun."""
+        if len(self._tasks) >= IN_FLIGHT_MAX:
+            error = f"not begun: {IN_FLIGHT_MAX} actions are under way"
+            self._record(Outcome(self._clock.now_ms(), tick, action, error))
+            return
+        task = asyncio.create_task(self._carry_out(action, tick))
+        self._tasks[task] = action
+        task.add_done_callback(self._tasks.pop)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for all that is under way, at most this long; then end it. True when nothing had to be ended."""
+        until = self._clock.monotonic_s() + timeout_s
+        while self._tasks and self._clock.monotonic_s() < until:
+            await self._clock.sleep(min(0.05, timeout_s))
+        rest = list(self._tasks)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        return not rest
+
+    def with_adopted(self, listed: Sequence[Node]) -> tuple[Node, ...]:
+        """The cloud's list, and what was rented lately and is not on it yet."""
+        known = {node.node_id for node in listed}
+        oldest_ms = self._clock.now_ms() - round(ADOPTED_S * 1000)
+        self._adopted = {
+            name: (since_ms, node)
+            for name, (since_ms, node) in self._adopted.items()
+            if name not in known and since_ms >= oldest_ms
+        }
+        return (*listed, *(node for _, node in self._adopted.values()))
+
+    def within_stock(self, nodes: Sequence[Node]) -> tuple[Zone, ...]:
+        """The zones, with no more nodes than they have now where the cloud refused more a short while ago."""
+        now_ms = self._clock.now_ms()
+        return tuple(
+            msgspec.structs.replace(zone, nodes_max=sum(node.zone == zone.name for node in nodes))
+            if now_ms < self._sold_out_until_ms.get(zone.name, 0)
+            else zone
+            for zone in self._zones.values()
+        )
+
+    async def _carry_out(self, action: Action, tick: int) -> None:
+        if isinstance(action, RentNodes):
+            error = await self._rent(action, tick)
+        else:
+            error = await self._try(self._call(action), ACTION_S_MAX)
+        self._record(Outcome(self._clock.now_ms(), tick, action, error))
+
+    async def _call(self, action: Action) -> None:
+        runtime = self._ports.runtime
+        match action:
+            case StartReplica(spec=spec):
+                await runtime.start(spec)
+            case DrainReplica(replica_id=replica_id):
+                await runtime.drain(replica_id)
+            case StopReplica(replica_id=replica_id):
+                await runtime.stop(replica_id)
+            case ReleaseNode(node_id=node_id):
+                await self._ports.cloud.release(node_id)
+                self._adopted.pop(node_id, None)
+
+    async def _rent(self, action: RentNodes, tick: int) -> str:
+        """Send a purchase until it is answered; the error that ended it, or an empty text."""
+        pause_s = RENT_PAUSE_S
+        error = ""
+        for attempt in range(1, RENT_TRIES + 1):
+            error = await self._try(self._rent_once(action), ACTION_S_MAX)
+            if not error or self._is_sold_out(action.zone):
+                return error
+            if attempt < RENT_TRIES:
+                again = f"try {attempt} of {RENT_TRIES}: {error}"
+                self._record(Fault(self._clock.now_ms(), tick, action.client_token, again))
+                await self._clock.sleep(pause_s)
+                pause_s *= 2
+        return error
+
+    async def _rent_once(self, action: RentNodes) -> None:
+        zone = self._zones[action.zone]
+        try:
+            rented = await self._ports.cloud.rent(zone, action.count, action.client_token)
+        except CloudUnavailable:
+            raise
+        except CloudError:
+            self._close(action.zone)
+            raise
+        for node in rented:
+            self._adopted[node.node_id] = self._clock.now_ms(), node
+        if len(rented) < action.count:
+            self._close(action.zone)
+
+    def _close(self, zone: str) -> None:
+        self._sold_out_until_ms[zone] = self._clock.now_ms() + round(SOLD_OUT_S * 1000)
+
+    def _is_sold_out(self, zone: str) -> bool:
+        return self._clock.now_ms() < self._sold_out_until_ms.get(zone, 0)
+
+    async def _try(self, call: Awaitable[None], seconds: float) -> str:
+        """Wait for a call; its error as a text, empty when it went well."""
+        try:
+            async with self._clock.timeout(seconds):
+                await call
+        except TimeoutError:
+            return f"no answer within {seconds:g} s"
+        except (SpringtideError, OSError) as error:
+            return str(error) or type(error).__name__
+        except Exception as error:  # noqa: BLE001 - a fault in a driver must not end the loop that replaces capacity
+            return f"{type(error).__name__}: {error}"
+        return ""

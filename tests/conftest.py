@@ -1,0 +1,24 @@
+"""What every test may use: reproducible property tests, and a folder with a path short enough for sockets."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# In CI the same examples every time, so that a failure is about the change; elsewhere new ones, to find more.
+settings.register_profile("ci", derandomize=True, database=None, deadline=None, print_blob=True)
+settings.register_profile("dev", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A folder every user may enter: a socket's path ends at 107 bytes; `tmp_path` is longer and private."""
+    folder = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
