@@ -1,6 +1,7 @@
 """Purchases per second through ValkeyInventory.reserve, and the CPU seconds per 100,000 of client and server.
 
-Run: python bench/inventory.py [purchases] [batch] [batches in flight]. Every purchase has a buyer of its own, as in a flash sale.
+Run: python bench/inventory.py [purchases] [batch] [batches in flight]. Every purchase has a buyer of its own,
+as in a flash sale. The rate depends on how fast the disk flushes; the CPU figures hardly do.
 """
 
 import asyncio

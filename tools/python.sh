@@ -42,8 +42,13 @@ print(state + " " + version)
 ' 2>/dev/null </dev/null
 }
 
+if [ -n "${PYTHON:-}" ]; then
+    set -- "$PYTHON"
+else
+    set -- python3 python3.14 python3.13 python3.12 python3.11
+fi
 bare=
-for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+for candidate; do
     answer=$(probe "$candidate") || continue
     case $answer in
     'ok '*)

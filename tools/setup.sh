@@ -36,7 +36,7 @@ python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2
 
 pip() {
     .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input install --progress-bar off "$@" && return
-    say "The packages could not be installed, for the reason above; nothing is lost, run the same command again."
+    say "The packages could not be installed for the reason above (often the network): run the same command again."
     exit 1
 }
 

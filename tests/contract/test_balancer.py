@@ -25,7 +25,7 @@ ECHO = Path(__file__).parents[1] / "integration" / "echo_replica.py"
 
 
 class Stage(Protocol):
-    """A balancer, replicas behind it and buyers before it. The zone of a replica is the first letter of its id."""
+    """A balancer, replicas behind it, buyers before it. A zone is the first letter of its replicas' ids."""
 
     balancer: Balancer
 
@@ -174,6 +174,12 @@ async def test_what_a_lost_replica_leaves_is_spread_over_the_others(stage: Stage
     assert await shares(stage) == {"a": pytest.approx(33.3, abs=2), "b": pytest.approx(66.7, abs=2)}
 
 
+async def test_a_zone_with_a_lost_and_a_drained_replica_gets_what_is_left_of_it(stage: Stage) -> None:
+    await route(stage, a1=1, a2=1, a3=0, b1=2)
+    await stage.lose("a2")
+    assert await shares(stage) == {"a": pytest.approx(33.3, abs=2), "b": pytest.approx(66.7, abs=2)}
+
+
 async def test_with_no_endpoint_requests_are_still_counted(stage: Stage) -> None:
     await route(stage, a1=1)
     await route(stage)
@@ -188,7 +194,7 @@ async def test_two_replicas_at_one_address_are_refused_and_nothing_changes(stage
     first = await stage.endpoint("a1", 1)
     with pytest.raises(BalancerError, match="address"):
         await stage.balancer.set_endpoints([first, Endpoint("b1", "b", first.host, first.port, 1)])
-    assert await shares(stage) == {"a": 100}
+    assert await shares(stage) == {"a": pytest.approx(100)}
 
 
 async def test_a_balancer_that_does_not_answer_is_an_error(stage: Stage) -> None:

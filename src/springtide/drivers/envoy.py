@@ -1,16 +1,15 @@
 """The balancer port on Envoy: endpoints through its file-based discovery (EDS), figures through its admin.
 
 Weights. One locality for each zone. Envoy scales a locality's weight by its share of healthy hosts; with an
-overprovisioning factor of 100% what an ill endpoint leaves is spread over all the others by weight. A drained
-endpoint stays in its locality (its open requests finish and its counters go on) as a host that gets nothing;
-the locality's weight is raised to make up for it.
+overprovisioning factor of 100%, what an ill endpoint leaves is spread over all others by weight. A drained
+endpoint stays in its locality, so that its open requests finish and its counters go on; Envoy leaves it out
+of that share.
 
 Figures. Envoy's counters of an endpoint vanish with it, so they are read once more before one is removed.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ WEIGHT_MAX = 100_000
 ENDPOINTS_MAX = 10_000
 """Of the whole list: keeps every sum of weights inside Envoy's 32 bits."""
 
-_ZONE_WEIGHT_UNIT = 100_000
 _TAKEN_S_MAX = 5.0
 _FIRST_CHECK_S_MAX = 1.0
 _POLL_S = 0.01
@@ -87,6 +85,7 @@ class _Host(msgspec.Struct, frozen=True):
     stats: tuple[_Stat, ...] = ()
     health_status: _Health = _Health()
     hostname: str = ""
+    weight: int = 1
     locality: _Locality = _Locality()
 
     @property
@@ -152,15 +151,16 @@ class EnvoyBalancer:
         """
         _check(endpoints)
         async with self._write_lock:
-            known = {host.key for host in await self._count()}
-            self._writes += 1
-            version = f"{self._clock.now_ms()}-{self._writes}"
-            rejected = int((await self._stats()).get("update_rejected", "0"))
-            self._write(_assignment(endpoints, version))
-            await self._until_taken(version, rejected)
-            self._owners = {(endpoint.host, endpoint.port): endpoint for endpoint in endpoints}
+            before = [self._endpoint(host) for host in await self._count()]
+            known = {_address(endpoint) for endpoint in before}
+            serving = {_address(endpoint) for endpoint in endpoints if endpoint.weight}
+            fresh = [endpoint for endpoint in endpoints if _address(endpoint) in serving - known]
+            if any(endpoint.weight and _address(endpoint) not in serving for endpoint in before):
+                await self._bridge(before, fresh)
+                fresh = []
+            await self._apply(endpoints)
+            self._owners = {_address(endpoint): endpoint for endpoint in endpoints}
             self._seen = {key: counts for key, counts in self._seen.items() if key in self._owners}
-            fresh = {key for key, owner in self._owners.items() if key not in known and owner.weight}
             await self._until_healthy(fresh)
 
     async def sample(self, now_ms: int) -> TrafficSample:
@@ -184,6 +184,12 @@ class EnvoyBalancer:
     async def healthy(self) -> frozenset[str]:
         """The ids of the replicas that pass Envoy's check and are not ejected, the drained ones included."""
         return frozenset(self._owner(host) for host in await self._hosts() if host.passes)
+
+    def _endpoint(self, host: _Host) -> Endpoint:
+        drained = host.health_status.eds_health_status == "DRAINING"
+        return Endpoint(
+            self._owner(host), host.locality.zone, *host.key, weight=0 if drained else host.weight
+        )
 
     def _owner(self, host: _Host) -> str:
         """Envoy keeps the name of an address's first owner; after our own restart that is all there is."""
@@ -217,6 +223,20 @@ class EnvoyBalancer:
             self._seen[host.key] = now
         return hosts
 
+    async def _bridge(self, before: Sequence[Endpoint], fresh: Sequence[Endpoint]) -> None:
+        """The first check of a new host takes a moment: those that leave must not leave before it."""
+        if fresh:
+            await self._apply([*before, *fresh])
+            await self._until_healthy(fresh)
+            await self._count()
+
+    async def _apply(self, endpoints: Sequence[Endpoint]) -> None:
+        self._writes += 1
+        version = f"{self._clock.now_ms()}-{self._writes}"
+        rejected = int((await self._stats()).get("update_rejected", "0"))
+        self._write(_assignment(endpoints, version))
+        await self._until_taken(version, rejected)
+
     def _write(self, text: bytes) -> None:
         fresh = self._discovery.with_suffix(".new")
         try:
@@ -243,12 +263,13 @@ class EnvoyBalancer:
             f"Envoy did not take the list of endpoints within {_TAKEN_S_MAX:.0f} s; see its log"
         )
 
-    async def _until_healthy(self, fresh: set[Address]) -> None:
+    async def _until_healthy(self, fresh: Sequence[Endpoint]) -> None:
         """A new host gets nothing before its first check; an ill one must not hold up the others for long."""
         until = self._clock.monotonic_s() + _FIRST_CHECK_S_MAX
-        while fresh and self._clock.monotonic_s() < until:
-            fresh = fresh - {host.key for host in await self._hosts() if host.passes}
-            if fresh:
+        waiting = {_address(endpoint) for endpoint in fresh}
+        while waiting and self._clock.monotonic_s() < until:
+            waiting -= {host.key for host in await self._hosts() if host.passes}
+            if waiting:
                 await self._clock.sleep(_POLL_S)
 
     async def _hosts(self) -> tuple[_Host, ...]:
@@ -280,6 +301,10 @@ class EnvoyBalancer:
         return body
 
 
+def _address(endpoint: Endpoint) -> Address:
+    return endpoint.host, endpoint.port
+
+
 def _grown(before: int, now: int) -> int:
     """What a counter counted since; one that began anew counts from zero."""
     return now - before if now >= before else now
@@ -296,7 +321,7 @@ def _check(endpoints: Sequence[Endpoint]) -> None:
             raise BalancerError(
                 f"the weight of {endpoint.replica_id} must be from 0 to {WEIGHT_MAX}, not {endpoint.weight}"
             )
-        address = endpoint.host, endpoint.port
+        address = _address(endpoint)
         if address in addresses:
             raise BalancerError(
                 f"two endpoints have the address {endpoint.host}:{endpoint.port}; give each its own"
@@ -306,29 +331,27 @@ def _check(endpoints: Sequence[Endpoint]) -> None:
 
 def _assignment(endpoints: Sequence[Endpoint], version: str) -> bytes:
     """The discovery file: one locality for each zone."""
-    total = sum(endpoint.weight for endpoint in endpoints)
     ordered = sorted(endpoints, key=lambda endpoint: endpoint.zone)
     resource = {
         "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": CLUSTER,
         "policy": {"overprovisioning_factor": 100},
         "endpoints": [
-            _locality(zone, list(members), total)
+            _locality(zone, list(members))
             for zone, members in groupby(ordered, lambda endpoint: endpoint.zone)
         ],
     }
     return msgspec.json.encode({"version_info": version, "resources": [resource]})
 
 
-def _locality(zone: str, members: Sequence[Endpoint], total: int) -> dict[str, Any]:
-    weight, active = sum(member.weight for member in members), sum(member.weight > 0 for member in members)
+def _locality(zone: str, members: Sequence[Endpoint]) -> dict[str, Any]:
     locality: dict[str, Any] = {
         "locality": {"zone": zone},
         "lb_endpoints": [_lb_endpoint(member) for member in members],
     }
+    weight = sum(member.weight for member in members)
     if weight:  # without a weight, a locality gets nothing
-        share = Fraction(weight, total) * Fraction(len(members), active)
-        locality["load_balancing_weight"] = max(1, round(_ZONE_WEIGHT_UNIT * share))
+        locality["load_balancing_weight"] = weight
     return locality
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from springtide.model import ReserveRequest
 
 BATCH_MAX = 1024
-"""Purchases in one call of `reserve`: the port's promise, and far below the 8,000 values that a Lua call may take."""
+"""Purchases in one call of `reserve`: the port's promise; a Lua call may take 8,000 values."""
 
 ORDERS_REMEMBERED_MAX = 64
-"""Orders of one buyer in one bucket, the ended ones included; beyond it his next purchase is LIMIT_REACHED."""
+"""Orders of one buyer in one bucket, the ended ones included; beyond it he is at his limit."""
 
 ENTRIES_MAX = 1024
 """Journal entries that one call reads or acknowledges."""

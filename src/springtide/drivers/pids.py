@@ -64,7 +64,11 @@ class Process:
         if self.returncode is not None:
             return None
         stat = _stat(self.pid)
-        return stat.usage if stat and stat.started_ticks == self.started_ticks else None
+        if stat and stat.started_ticks == self.started_ticks:
+            return stat.usage
+        if self._child:  # it ended this moment, and its parent has to take note of it
+            _ = self._child.returncode
+        return None
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal if it still runs, and never to another process that got its pid."""

@@ -21,7 +21,7 @@ import msgspec
 from springtide.drivers.child import LOG_TAIL_LINES, spawn
 from springtide.drivers.http_get import http_get
 from springtide.drivers.pids import Process, find_by_environment
-from springtide.errors import EngineError, ReplicaError
+from springtide.errors import ReplicaError
 from springtide.model import Replica, ReplicaSpec, ReplicaState, require_identifier
 from springtide.ports import Clock
 
@@ -187,7 +187,7 @@ class ProcessRuntime:
                 if slot.process is None:
                     self._launch(slot)
                 await self._watch(slot)
-            except (EngineError, ReplicaError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever stops a start is a replica that failed, and says why
                 if slot.process:
                     slot.process.send_signal(signal.SIGKILL)
                 self._fail(slot, str(error))

@@ -58,7 +58,7 @@ _REFUSED = {
 class ValkeyInventory:
     """`ports.Inventory` on one Valkey server, over one pipelined connection that restores itself.
 
-    Limits: CALLS_IN_FLIGHT_MAX unanswered calls (beyond them InventoryUnavailable), and those of `inventory_limits`.
+    Limits: CALLS_IN_FLIGHT_MAX unanswered calls (then InventoryUnavailable), and those of `inventory_limits`.
     """
 
     def __init__(self, wire: Wire, journal_lag_max: int, claim_idle_ms: int) -> None:
@@ -69,7 +69,7 @@ class ValkeyInventory:
         self._heads: dict[tuple[str, int], bytes] = {}
 
     @classmethod
-    async def connect(  # noqa: PLR0913 - an address, a clock and the limits, each with a default
+    async def connect(
         cls,
         host: str,
         port: int,
@@ -81,8 +81,8 @@ class ValkeyInventory:
     ) -> Self:
         """Connect, and give the server this version's functions. Raises InventoryUnavailable.
 
-        `journal_lag_max` is in journal entries (one for each batch that sold something); a call unanswered after
-        `timeout_s` is OutcomeUnknown; an entry idle for `claim_idle_ms` may be read by another consumer.
+        `journal_lag_max` is in journal entries, one for each batch that sold something; a call unanswered
+        after `timeout_s` is OutcomeUnknown; an entry idle for `claim_idle_ms` may be read by another.
         """
         wire = Wire((host, port), clock, timeout_s, _load_functions)
         await wire.open()
@@ -158,9 +158,12 @@ class ValkeyInventory:
         stock = _stock(definition, fields)
         version = int(fields[b"version"])
         for bucket in range(1, definition.buckets):
-            _, _, other = await self._cut(sale, bucket) or (0, "", fields)
-            version += int(other[b"version"])
-            stock = {sku: units + int(other[b"stock:" + sku.encode()]) for sku, units in stock.items()}
+            other = await self._cut(sale, bucket)
+            if other is None:
+                raise _unpublished(sale)
+            version += int(other[2][b"version"])
+            more = _stock(definition, other[2])
+            stock = {sku: units + more[sku] for sku, units in stock.items()}
         return SaleView(definition, stock, fields[b"paused"] == b"1", version, now_ms)
 
     async def sales(self) -> list[str]:
@@ -246,7 +249,7 @@ def _journal(sale: str, bucket: int) -> str:
 
 
 def _pack(batch: Sequence[ReserveRequest]) -> bytes:
-    """The batch as one argument, column by column: that costs the server far less than seven for each purchase."""
+    """The batch as one argument, column by column: the server reads that far faster than seven for each."""
     check_batch(batch)
     orders = [request.order_id for request in batch]
     buyers = [request.buyer for request in batch]

@@ -1,7 +1,6 @@
 """A pipelined connection to Valkey that restores itself: RESP written by hand, read by libvalkey.
 
-Replies come in the order of the calls, so a call costs one write, one future and no lock; a general client costs about half as
-much CPU again per batch (bench/inventory.py).
+Replies come in the order of the calls, so a call costs one write, one future and no lock.
 """
 
 import asyncio
@@ -25,8 +24,8 @@ BACKOFF_S_MAX = 1.0
 _MORE = object()
 # The server says these before it runs anything, or our functions before they write anything.
 _NOTHING_WRITTEN = (
-    "LOADING", "OOM", "MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN",
-    "BUSY", "NOAUTH", "NOPERM", "WRONGTYPE", "MALFORMED", "UNPUBLISHED",
+    "LOADING", "OOM", "MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK",
+    "TRYAGAIN", "BUSY", "NOAUTH", "NOPERM", "UNPUBLISHED",
 )  # fmt: skip
 _NO_FUNCTION = "ERR Function not found"
 
@@ -37,7 +36,7 @@ def command(*words: str | bytes | int) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One TCP connection. When it ends, every unanswered call is OutcomeUnknown and `on_lost` is called once."""
+    """One TCP connection. When it ends, unanswered calls are OutcomeUnknown and `on_lost` is called once."""
 
     def __init__(self, clock: Clock, timeout_s: float, on_lost: Callable[["Connection"], None]) -> None:
         self.lost = False
@@ -138,7 +137,7 @@ class Connection(asyncio.Protocol):
 class Wire:
     """A connection that is made again, with bounded backoff, whenever it ends.
 
-    `prepare` runs on each new connection before any call. While there is none, calls raise InventoryUnavailable at once.
+    `prepare` runs on each new connection before any call. Without one, calls raise InventoryUnavailable.
     """
 
     def __init__(

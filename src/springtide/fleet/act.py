@@ -28,7 +28,7 @@ ACTION_S_MAX = 60.0
 """How long one call may take before it counts as failed. All calls can be repeated."""
 
 ENDPOINTS_S_MAX = 5.0
-"""The same for the balancer's list, which a tick waits for: traffic leaves a replica before anything else does."""
+"""The same for the balancer's list, which a tick waits for: traffic leaves a replica first of all."""
 
 RENT_TRIES = 5
 """How often a purchase is sent, each time with the same token, while the cloud does not answer."""
@@ -81,7 +81,7 @@ class Actor:
         task.add_done_callback(self._tasks.pop)
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait for all that is under way, at most this long; then end it. True when nothing had to be ended."""
+        """Wait for all that is under way, at most so long, then end it. True when nothing had to be."""
         until = self._clock.monotonic_s() + timeout_s
         while self._tasks and self._clock.monotonic_s() < until:
             await self._clock.sleep(min(0.05, timeout_s))

@@ -1,4 +1,4 @@
-"""The journal of the control loop: what it saw, what it decided, what came of it; one JSON object on each line."""
+"""The journal of the control loop: what it saw, decided and brought about; one JSON object a line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,11 +94,11 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[Entry]:
-    """All entries, oldest first, those of the files put aside included. A last line that was cut off is left out.
+    """All entries, oldest first, also of the files put aside. A last line that was cut off is left out.
 
     Raises UserError when there is no such journal, or a line of it is not an entry.
     """
-    files = []
+    files: list[Path] = []
     while (older := _numbered(path, len(files) + 1)).exists():
         files.append(older)
     for file in [*reversed(files), path]:

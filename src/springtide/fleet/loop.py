@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class LoopSettings(msgspec.Struct, frozen=True):
-    """What one run of the loop is about. `run_id` makes its purchases and replicas its own: letters and digits."""
+    """What one run is about. `run_id` (letters and digits) marks its purchases and replicas as its own."""
 
     run_id: str
     zones: tuple[Zone, ...]
@@ -41,7 +41,7 @@ class LoopSettings(msgspec.Struct, frozen=True):
 
 
 class ControlLoop:
-    """Keeps the fleet at what the demand needs. A port that fails is journalled and logged, and never ends it."""
+    """Keeps the fleet at what the demand needs. A port that fails is journalled and logged, no more."""
 
     def __init__(self, clock: Clock, ports: FleetPorts, settings: LoopSettings, journal: Journal) -> None:
         """Nothing is looked at before `run` or `tick`."""
@@ -53,6 +53,7 @@ class ControlLoop:
         self._actor = Actor(clock, ports, settings.zones, self._record)
         self._tick = 0
         self._endpoints: tuple[Endpoint, ...] = ()
+        self._endpoints_unsure = False
         self._wanted: deque[tuple[int, int]] = deque()
         self._errors: dict[str, str] = {}
         self._stopping = False
@@ -95,7 +96,7 @@ class ControlLoop:
         await self._act(plan)
 
     async def settle(self, timeout_s: float) -> bool:
-        """Wait, while it runs, until the fleet is as planned and nothing is under way; False when time is up."""
+        """Wait, while it runs, until the fleet is as planned and at rest; False when time is up."""
         until = self._clock.monotonic_s() + timeout_s
         while not self._is_settled():
             if self._clock.monotonic_s() >= until:
@@ -175,14 +176,25 @@ class ControlLoop:
             self._wanted.popleft()
 
     async def _act(self, plan: Plan) -> None:
-        written = True
+        written = await self._write_endpoints(plan)
         for action in plan.actions:
             if isinstance(action, SetEndpoints):
-                written = await self._actor.set_endpoints(action, plan.tick)
-                self._endpoints = action.endpoints if written else self._endpoints
-            elif written or not isinstance(action, DrainReplica):
-                # A replica that the balancer may still send to must not begin to refuse.
+                continue
+            # A replica that the balancer may still send to must not begin to refuse.
+            if written or not isinstance(action, DrainReplica):
                 self._actor.begin(action, plan.tick)
+
+    async def _write_endpoints(self, plan: Plan) -> bool:
+        """Give the balancer the plan's list, if there is one; False when it may not have it."""
+        action = next((action for action in plan.actions if isinstance(action, SetEndpoints)), None)
+        if action is None and self._endpoints_unsure:
+            action = SetEndpoints(self._endpoints, "the last write failed: it may have had an effect")
+        if action is None:
+            return True
+        written = await self._actor.set_endpoints(action, plan.tick)
+        self._endpoints = action.endpoints if written else self._endpoints
+        self._endpoints_unsure = not written
+        return written
 
     def _is_settled(self) -> bool:
         if self.latest is None or self._actor.in_flight:

@@ -53,7 +53,7 @@ class Observer:
         self._ports = ports
         self._pool = idc_nodes(zones)
         self._report = report
-        # Before the first word of a source nothing may be done on its strength, so it is stale from the beginning.
+        # Before the first word of a source nothing may be done on its strength: it is stale.
         never_ms = clock.now_ms() - policy.stale_ms - 1
         self._seen_ms = dict.fromkeys(("replicas", "nodes", "health"), never_ms)
         self._replicas: list[Replica] = []

@@ -21,7 +21,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def replay(path: Path, policy: FleetPolicy | None = None) -> Iterator[Difference]:
-    """The differences, in the journal's order. `policy` replaces the recorded one: what would it have done?
+    """The differences, in the journal's order. `policy` replaces the recorded one, to ask what if.
 
     Raises UserError when the journal cannot be read.
     """

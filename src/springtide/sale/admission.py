@@ -116,7 +116,9 @@ class BuyerRates:
             if len(self._full_at) >= self._buyers_max:
                 self._full_at_before = self._full_at
                 self._full_at = {}
-        full_at = max(full_at, now_s)
+        if full_at <= now_s:
+            self._full_at[buyer] = now_s + self._step_s
+            return 0.0
         over_s = full_at - now_s - self._tolerance_s
         if over_s > _EPSILON:
             self._full_at[buyer] = full_at

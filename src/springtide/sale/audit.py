@@ -23,8 +23,9 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `settled` says that the ledger had reached the cut. `method` is `still` when nothing moved between the cut
     and the ledger's totals, so that the equation is exact; it is `moving` when something always did: then the
-    orders that were reserved up to the cut are counted, and stock that went back meanwhile shows as missing.
-    `differences` are the units by SKU that the equation is out by. The lists name orders and buyers.
+    orders that were reserved up to the cut are counted, to the millisecond, and stock that went back
+    meanwhile shows as missing: audit again when the sale rests. `differences` are the units by SKU that the
+    equation is out by. The lists name orders and buyers.
     """
 
     sale: str
@@ -78,9 +79,10 @@ async def audit(inventory: Inventory, ledger: Ledger, sale: str, clock: Clock, w
     look = await _look(inventory, ledger, view.sale, clock, began_s + wait_s)
     while not (look.settled and look.still and _balanced(look)) and clock.monotonic_s() < began_s + wait_s:
         await clock.sleep(_LOOK_AGAIN_S)
-        look = await _look(inventory, ledger, view.sale, clock, began_s + wait_s)
+        later = await _look(inventory, ledger, view.sale, clock, began_s + wait_s)
+        look = later if later.settled or not look.settled else look
     orders = await ledger.orders(sale)
-    skus = _audits(look, look.totals if look.still else _totals_at_cut(look, orders))
+    skus = _audits(look, look.totals) if look.still else _audits_at_cut(look, orders)
     differences = {one.totals.sku: one.difference for one in skus}
     return AuditReport(
         sale=sale,
@@ -137,19 +139,34 @@ def _audits(look: _Look, totals: Iterable[SkuTotals]) -> tuple[SkuAudit, ...]:
     return tuple(SkuAudit(one, sum(cut.stock.get(one.sku, 0) for cut in look.cuts)) for one in totals)
 
 
-def _totals_at_cut(look: _Look, orders: Iterable[Order]) -> list[SkuTotals]:
-    """The totals without orders reserved after the cut of their bucket, by the inventory's clock."""
+def _audits_at_cut(look: _Look, orders: Iterable[Order]) -> tuple[SkuAudit, ...]:
+    """The audits without the orders reserved after the cut of their bucket, by the inventory's clock.
+
+    It counts milliseconds, so orders of the cut's own millisecond may lie on either side: as many of them are
+    left out as the equation asks for.
+    """
     cut_ms = {cut.bucket: cut.at_ms for cut in look.cuts}
     units: Counter[tuple[str, OrderState]] = Counter()
+    tied: Counter[str] = Counter()
     for order in orders:
-        if order.reservation.reserved_ms <= cut_ms.get(order.reservation.bucket, 0):
-            units[order.reservation.sku, order.state] += order.reservation.quantity
-    return [
+        one = order.reservation
+        after_ms = one.reserved_ms - cut_ms[one.bucket]
+        if after_ms <= 0:
+            units[one.sku, order.state] += one.quantity
+            tied[one.sku] += one.quantity if after_ms == 0 else 0
+    totals = [
         msgspec.structs.replace(
             one, reserved=units[one.sku, OrderState.RESERVED], paid=units[one.sku, OrderState.PAID]
         )
         for one in look.totals
     ]
+    return tuple(_without_ties(one, tied[one.totals.sku]) for one in _audits(look, totals))
+
+
+def _without_ties(one: SkuAudit, tied: int) -> SkuAudit:
+    after_cut = min(max(0, one.difference), tied, one.totals.reserved)
+    totals = msgspec.structs.replace(one.totals, reserved=one.totals.reserved - after_cut)
+    return SkuAudit(totals, one.stock)
 
 
 def _duplicates(orders: Sequence[Order]) -> tuple[str, ...]:

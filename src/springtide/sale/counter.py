@@ -79,22 +79,24 @@ _decode_order = msgspec.json.Decoder(OrderBody).decode
 class OrderIds:
     """Order ids of one replica: a random prefix that no other replica has, and a count in base 36."""
 
-    __slots__ = ("_head", "_low", "_prefix")
+    __slots__ = ("_head", "_low", "_prefix", "_stem")
 
     def __init__(self, ids: Ids) -> None:
         """The prefix is drawn once, so that an order costs no randomness."""
         self._prefix = ids.new("")
         self._low = len(_PAIRS)
         self._head = -1
+        self._stem = ""
 
     def next(self) -> str:
         """An id that has not been given out."""
         low = self._low
         if low == len(_PAIRS):
             self._head += 1
+            self._stem = f"{self._prefix}-{_base36(self._head)}"
             low = 0
         self._low = low + 1
-        return f"{self._prefix}-{_base36(self._head)}{_PAIRS[low]}"
+        return self._stem + _PAIRS[low]
 
 
 class CounterServer:
@@ -274,7 +276,7 @@ class BuyerConnection(HttpConnection):
         if authorization is None or authorization[:7].lower() != b"bearer ":
             self.refuse(problems.UNAUTHORIZED, _CHALLENGE)
             return
-        now_ms = counter.clock.now_ms()
+        now_ms = self.listener.now_ms
         try:
             buyer = counter.keys.verify(authorization[7:], sale, now_ms / 1000)
         except TokenError as error:
@@ -309,7 +311,7 @@ class BuyerConnection(HttpConnection):
         except msgspec.DecodeError as error:
             self._refuse_saying(problems.BAD_BODY, f"{problems.BAD_BODY.detail} {error}.")
             return None
-        if not IDENTIFIER.fullmatch(body.sku):
+        if body.sku not in page.skus and not IDENTIFIER.fullmatch(body.sku):
             self._refuse_saying(problems.BAD_BODY, "A SKU is 1 to 64 letters, digits, '-' or '_'.")
             return None
         return ReserveRequest(

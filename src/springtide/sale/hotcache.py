@@ -37,12 +37,13 @@ _log = structlog.get_logger(__name__)
 class Page:
     """A sale as it was at one moment. `asked_s` is before the inventory was asked, so the age is never understated."""
 
-    __slots__ = ("asked_s", "body", "buckets", "epoch", "opens_ms", "sale", "skew_ms", "used_s")
+    __slots__ = ("asked_s", "body", "buckets", "epoch", "opens_ms", "sale", "skew_ms", "skus", "used_s")
 
     def __init__(self, view: SaleView, asked_s: float, skew_ms: int) -> None:
         """`skew_ms` is how far the engine's clock is ahead of ours."""
         sale = view.sale
         self.sale = sale.sale
+        self.skus = frozenset(sku.sku for sku in sale.skus)
         self.buckets = sale.buckets
         self.epoch = sale.epoch
         self.opens_ms = sale.opens_ms

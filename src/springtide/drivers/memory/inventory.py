@@ -1,8 +1,9 @@
-"""`ports.Inventory` in memory, with Valkey's semantics: for the twin and for tests. Nothing survives the process."""
+"""`ports.Inventory` in memory, with Valkey's semantics: for the twin and for tests."""
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from springtide.drivers.inventory_limits import (
     CLAIM_IDLE_MS,
@@ -39,13 +40,17 @@ class _Held:
 class _Delivered:
     """A journal entry that a consumer has read and not acknowledged."""
 
+    entry: JournalEntry
     consumer: str
     at_ms: int
 
 
 @dataclass(slots=True)
 class _Journal:
-    """A stream with one consumer group. `delivered` counts the entries ever given out, `dropped` those trimmed."""
+    """A stream with one consumer group. `delivered` counts entries ever given out, `dropped` those trimmed.
+
+    `pending` is in the order of the entries: a dict keeps an entry's place when it is delivered again.
+    """
 
     entries: deque[JournalEntry] = field(default_factory=deque)
     pending: dict[str, _Delivered] = field(default_factory=dict)
@@ -67,19 +72,15 @@ class _Journal:
         return self.dropped + len(self.entries) - self.delivered
 
     def read(self, consumer: str, count: int, now_ms: int, idle_ms: int) -> list[JournalEntry]:
-        given = [entry for entry in self.entries if entry.entry_id in self.pending]
-        own = [entry for entry in given if self.pending[entry.entry_id].consumer == consumer]
-        idle = [
-            entry
-            for entry in given
-            if entry not in own and now_ms - self.pending[entry.entry_id].at_ms >= idle_ms
-        ]
+        given = self.pending.values()
+        own = [one.entry for one in given if one.consumer == consumer]
+        idle = [one.entry for one in given if one.consumer != consumer and now_ms - one.at_ms >= idle_ms]
         found = (own + idle)[:count]
         start = self.delivered - self.dropped
-        new = [self.entries[at] for at in range(start, min(len(self.entries), start + count - len(found)))]
+        new = list(islice(self.entries, start, start + count - len(found)))
         self.delivered += len(new)
         for entry in found + new:
-            self.pending[entry.entry_id] = _Delivered(consumer, now_ms)
+            self.pending[entry.entry_id] = _Delivered(entry, consumer, now_ms)
         return found + new
 
     def acknowledge(self, entry_ids: Sequence[str]) -> None:
@@ -123,7 +124,7 @@ class MemoryInventory:
     def __init__(
         self, clock: Clock, journal_lag_max: int = JOURNAL_LAG_MAX, claim_idle_ms: int = CLAIM_IDLE_MS
     ) -> None:
-        """`journal_lag_max` is in journal entries; an entry idle for `claim_idle_ms` may be read by another consumer."""
+        """`journal_lag_max` is in entries; one idle for `claim_idle_ms` may be read by another consumer."""
         self._clock = clock
         self._journal_lag_max = journal_lag_max
         self._claim_idle_ms = claim_idle_ms

@@ -246,7 +246,9 @@ class Crowd:
             amount_fen=self._prices[purchase.sku] * purchase.quantity,
         )
         self.figures.payments += 1
-        self._report_payment(payment, wire.payment_request(self._backoffice_host, payment, self._secret), 1, 0.0)
+        self._report_payment(
+            payment, wire.payment_request(self._backoffice_host, payment, self._secret), 1, 0.0
+        )
 
     def _report_payment(self, payment: Payment, payload: bytes, ask: int, _due_s: float) -> None:
         self._busy += 1

@@ -7,7 +7,8 @@ from springtide.sale import webhook
 from springtide.twin.crowd.buyers import Answer, Outcome, Purchase
 from springtide.twin.crowd.client import Response
 
-_LATER = frozenset({429, 503})
+_TOO_MANY = 429
+_UNAVAILABLE = 503
 _OK = frozenset({200, 201})
 _SERVER_ERROR = 500
 
@@ -91,9 +92,8 @@ def _read_order(status: int, body: bytes) -> Answer:
 
 
 def _outcome(status: int, code: str) -> Outcome:
-    if code == "outcome_unknown":
-        return Outcome.UNKNOWN
-    if status in _LATER:
+    """A 503 without a code is the load balancer's own: the counter may have acted before it was lost."""
+    if status == _TOO_MANY or (status == _UNAVAILABLE and code not in {"", "outcome_unknown"}):
         return Outcome.LATER
     if status >= _SERVER_ERROR:
         return Outcome.UNKNOWN
