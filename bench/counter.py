@@ -58,14 +58,19 @@ def _rows(outcomes: dict[str, list[Outcome]]) -> list[Row]:
     counter = per_cpu_s["counter"]
     rows = [
         compared(counter, reference, floor)
-        for name, floor in (("HAProxy, a constant", FLOOR_HAPROXY), ("FastAPI, one EVALSHA each", FLOOR_FASTAPI))
+        for name, floor in (
+            ("HAProxy, a constant", FLOOR_HAPROXY),
+            ("FastAPI, one EVALSHA each", FLOOR_FASTAPI),
+        )
         if (reference := per_cpu_s.get(name)) is not None
     ]
     for name, runs in outcomes.items():
         if name != "counter":
             rows.append(per_cpu_s[name])
         rows += [
-            median_row(f"{name}: CPU", "s per 100,000 requests", [run.cpu_s[0] / run.answered * 1e5 for run in runs]),
+            median_row(
+                f"{name}: CPU", "s per 100,000 requests", [run.cpu_s[0] / run.answered * 1e5 for run in runs]
+            ),
             median_row(f"{name}: rate", "requests/s", [run.answered / run.seconds for run in runs]),
             median_row(f"{name}: p50", "ms", [run.p50_ms for run in runs]),
             median_row(f"{name}: p99", "ms", [run.p99_ms for run in runs]),
@@ -73,7 +78,9 @@ def _rows(outcomes: dict[str, list[Outcome]]) -> list[Row]:
         if name != "HAProxy, a constant":
             rows.append(
                 median_row(
-                    f"{name}: CPU of Valkey", "s per 100,000 requests", [run.cpu_s[1] / run.answered * 1e5 for run in runs]
+                    f"{name}: CPU of Valkey",
+                    "s per 100,000 requests",
+                    [run.cpu_s[1] / run.answered * 1e5 for run in runs],
                 )
             )
     return rows

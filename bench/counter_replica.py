@@ -1,4 +1,5 @@
-"""The counter as a process of its own, unthrottled: `python -m bench.counter_replica VALKEY_PORT TOKEN_KEY`; prints its port."""
+"""The counter as a process of its own, unthrottled: `python -m bench.counter_replica VALKEY_PORT TOKEN_KEY`;
+prints its port."""
 
 import asyncio
 import signal

@@ -37,7 +37,8 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """`answered` counts the answers that began as expected; `other` all others. CPU seconds are by process, as in the job."""
+    """`answered` counts the answers that began as expected; `other` all others. CPU seconds are by process,
+    as in the job."""
 
     answered: int
     other: int
@@ -63,7 +64,8 @@ def purchases(job: Job) -> list[bytes]:
     tail = f"Content-Length: {len(body)}\r\n\r\n".encode() + body
     return [
         f"{head}Authorization: Bearer {keys.sign(f'{job.buyers}-{number}', job.sale, expires_s)}\r\n"
-        f"Idempotency-Key: {job.buyers}-{number}\r\n".encode() + tail
+        f"Idempotency-Key: {job.buyers}-{number}\r\n".encode()
+        + tail
         for number in range(job.requests)
     ]
 

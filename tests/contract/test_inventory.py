@@ -450,6 +450,15 @@ async def test_with_a_full_journal_nothing_is_sold_until_it_is_read(make: Make) 
     assert await statuses(inventory, sale, want("cid")) == [RESERVED]
 
 
+async def test_an_acknowledged_journal_is_empty_to_the_last_entry(make: Make) -> None:
+    inventory = await make(journal_lag_max=1)
+    sale = await published(inventory, a_sale())
+    for buyer in ("ann", "bob", "cid"):
+        assert await statuses(inventory, sale, want(buyer)) == [RESERVED]
+        (entry,) = await journal(inventory, sale)
+        await inventory.acknowledge(sale, 0, [entry.entry_id])
+
+
 # --- find and give back -----------------------------------------------------------------------------------
 
 
@@ -615,6 +624,15 @@ async def test_what_a_reader_did_not_acknowledge_it_reads_again_before_new_entri
     assert len(again) == 3
     await inventory.acknowledge(sale, 0, [first[0].entry_id])
     assert await journal(inventory, sale, "r1", 3) == again[1:]
+
+
+async def test_an_entry_comes_once_in_a_reading_however_short_the_idle_time(make: Make) -> None:
+    inventory = await make(claim_idle_ms=0)
+    sale = await entries_of(inventory, 3)
+    first = await journal(inventory, sale, "r1", 2)
+    again = await journal(inventory, sale, "r1", 10)
+    assert again[:2] == first
+    assert len(again) == 3
 
 
 async def test_what_another_reader_left_idle_is_read_before_new_entries(make: Make) -> None:

@@ -164,6 +164,16 @@ async def test_entries_and_position_are_recorded_together(ledger: Ledger) -> Non
     assert len(await ledger.orders("live")) == 3
 
 
+async def test_entries_that_are_partly_there_add_the_rest(ledger: Ledger) -> None:
+    await ledger.record([order(4)])
+    await ledger.cancel("o4")
+    entries = [JournalEntry("5-0", (order(2), order(4), order(2))), JournalEntry("5-1", (order(6),))]
+    assert await ledger.record_entries("live", 0, entries) == 2
+    assert await ledger.positions("live") == {0: "5-1"}
+    assert await state(ledger, order(4)) is OrderState.CANCELLED
+    assert len(await ledger.orders("live")) == 3
+
+
 async def test_position_never_goes_back_and_compares_numbers(ledger: Ledger) -> None:
     for entry_id in ("9-0", "10-0", "9-5", "10-9", "10-10", "2-99"):
         await ledger.record_entries("live", 1, [JournalEntry(entry_id, ())])

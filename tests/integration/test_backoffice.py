@@ -174,6 +174,7 @@ async def test_orders_expire_while_the_application_is_up_and_it_says_so(
     )
     assert found is not None
     await world.ledger.record([found])
+    text = ""
     async with app.router.lifespan_context(app):
         for _ in range(200):
             text = (await client.get("/metrics")).text

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import random
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -339,7 +338,7 @@ def test_the_specification_survives_its_file_and_is_private(tmp_path: Path) -> N
     path.write_text("old")
     write_spec(path, spec)
     assert read_spec(path) == spec
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("{}")
     with pytest.raises(ConfigError, match=r"crowd.json: not a crowd specification"):
         read_spec(path)

@@ -38,6 +38,9 @@ from tests.twin.world import World
 
 NOW = 10_000_000
 
+FEWER = settings(max_examples=50)
+"""A whole fleet has hundreds of draws: fewer examples, each of which says more."""
+
 policies = st.builds(
     FleetPolicy,
     replica_requests_per_s=st.sampled_from([50.0, 100.0, 333.0]),
@@ -240,6 +243,7 @@ def test_one_replica_more_moves_no_other(wanted: int, zones: tuple[Zone, ...], p
     assert sum(grown.values()) <= 1
 
 
+@FEWER
 @given(snapshots())
 def test_the_plan_is_deterministic(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -247,6 +251,7 @@ def test_the_plan_is_deterministic(case: tuple[Snapshot, FleetPolicy]) -> None:
     assert plan(snapshot, policy) == plan(again, policy)
 
 
+@FEWER
 @given(snapshots())
 def test_wanted_is_never_below_the_base_nor_above_the_budget(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -258,6 +263,7 @@ def test_wanted_is_never_below_the_base_nor_above_the_budget(case: tuple[Snapsho
         assert decided.replicas_wanted <= budget
 
 
+@FEWER
 @given(snapshots())
 def test_actions_are_bounded(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -276,6 +282,7 @@ def test_actions_are_bounded(case: tuple[Snapshot, FleetPolicy]) -> None:
         assert under_way + starts <= policy.starting_max
 
 
+@FEWER
 @given(snapshots())
 def test_starts_fit_on_ready_nodes_under_names_of_their_own(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -294,6 +301,7 @@ def test_starts_fit_on_ready_nodes_under_names_of_their_own(case: tuple[Snapshot
     assert len(set(names)) == len(names)
 
 
+@FEWER
 @given(snapshots())
 def test_it_never_drains_below_wanted(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -304,6 +312,7 @@ def test_it_never_drains_below_wanted(case: tuple[Snapshot, FleetPolicy]) -> Non
     assert len(serves - drained) >= min(len(serves), placed)
 
 
+@FEWER
 @given(snapshots())
 def test_what_drains_has_lost_its_traffic_before(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -315,6 +324,7 @@ def test_what_drains_has_lost_its_traffic_before(case: tuple[Snapshot, FleetPoli
         assert weights.get(action.replica_id, 0) == 0
 
 
+@FEWER
 @given(snapshots())
 def test_no_endpoint_is_dropped_while_its_replica_is_known(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -324,6 +334,7 @@ def test_no_endpoint_is_dropped_while_its_replica_is_known(case: tuple[Snapshot,
         assert {e.replica_id for e in snapshot.endpoints} & known <= kept
 
 
+@FEWER
 @given(snapshots())
 def test_only_the_drained_and_the_failed_are_stopped(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -336,6 +347,7 @@ def test_only_the_drained_and_the_failed_are_stopped(case: tuple[Snapshot, Fleet
         assert replica.state is ReplicaState.FAILED or late or drained
 
 
+@FEWER
 @given(snapshots())
 def test_no_cloud_node_is_released_while_it_runs_a_replica_and_no_idc_node_ever(
     case: tuple[Snapshot, FleetPolicy],
@@ -350,6 +362,7 @@ def test_no_cloud_node_is_released_while_it_runs_a_replica_and_no_idc_node_ever(
     assert len(set(released)) == len(released)
 
 
+@FEWER
 @given(snapshots())
 def test_nodes_stay_between_need_and_quota(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case
@@ -373,6 +386,7 @@ def test_nodes_stay_between_need_and_quota(case: tuple[Snapshot, FleetPolicy]) -
             assert len(staying) + coming - releases >= needed
 
 
+@FEWER
 @given(snapshots())
 def test_on_old_news_nothing_is_taken_away(case: tuple[Snapshot, FleetPolicy]) -> None:
     snapshot, policy = case

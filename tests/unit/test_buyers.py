@@ -13,9 +13,8 @@ from springtide.twin.crowd.buyers import ASKS_MAX, Again, Answer, Buyers, Outcom
 from springtide.twin.crowd.client import Response
 from springtide.twin.crowd.wire import read_answer
 
-SALE = Sale(
-    "night", "Night", (Sku("tea", "Tea", 500, 100, per_buyer_max=3), Sku("cup", "Cup", 700, 50), Sku("pot", "Pot", 900, 9)), 0, 60_000, 10_000
-)  # fmt: skip
+SKUS = (Sku("tea", "Tea", 500, 100, per_buyer_max=3), Sku("cup", "Cup", 700, 50), Sku("pot", "Pot", 900, 9))
+SALE = Sale("night", "Night", SKUS, 0, 60_000, 10_000)
 HELD = Answer(Outcome.HELD, 201, "reserved", order_id="o1", pay_by_ms=9)
 SOLD_OUT = Answer(Outcome.SOLD_OUT, 409, "sold_out")
 LATER = Answer(Outcome.LATER, 503, "overloaded", retry_after_s=2.0)
@@ -92,9 +91,9 @@ def test_an_order_told_twice_is_paid_once_and_another_order_is_a_conflict() -> N
     buyers, purchase = make_buyers(pay_share=1.0), make_purchase()
     assert any(isinstance(step, Pay) for step in buyers.next_steps(purchase, HELD, -1.0))
     assert buyers.next_steps(purchase, msgspec.structs.replace(HELD, status=200), -1.0) == ()
-    assert not purchase.conflicting
+    conflicts = [purchase.conflicting]
     buyers.next_steps(purchase, msgspec.structs.replace(HELD, order_id="o2"), -1.0)
-    assert purchase.conflicting
+    assert [*conflicts, purchase.conflicting] == [False, True]
 
 
 def test_an_order_that_has_expired_is_not_paid() -> None:
@@ -156,10 +155,9 @@ def test_later_does_not_end_a_doubt_and_impatience_does_not_either() -> None:
     buyers, purchase = make_buyers(retries_max=0), make_purchase()
     again(buyers.next_steps(purchase, UNKNOWN, -1.0))
     again(buyers.next_steps(purchase, LATER, -1.0))
-    assert purchase.in_doubt
+    doubts = [purchase.in_doubt]
     buyers.next_steps(purchase, HELD, -1.0)
-    assert not purchase.in_doubt
-    assert purchase.was_in_doubt
+    assert [*doubts, purchase.in_doubt, purchase.was_in_doubt] == [True, False, True]
 
 
 @pytest.mark.parametrize("answer", [ENDED, SOLD_OUT, EARLY])

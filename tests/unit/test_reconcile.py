@@ -183,6 +183,9 @@ def test_nodes_that_still_boot_are_given_back_first() -> None:
 def test_no_node_is_released_twice_or_with_a_start_on_its_way() -> None:
     nodes = (*IDC_NODES, H1)
     assert compute(nodes=nodes, in_flight=(ReleaseNode("h1", "cloud-h", ""),)) == []
+    both = compute(2, nodes=(*IDC_NODES, H1, H2))
+    assert {start.spec.node_id for start in of(StartReplica, both)} == {"h1"}
+    assert [release.node_id for release in of(ReleaseNode, both)] == ["h2"]
     on_its_way = (StartReplica(ReplicaSpec("c1", "cloud-h", "h1"), ""),)
     assert of(ReleaseNode, compute(nodes=nodes, in_flight=on_its_way)) == []
 

@@ -91,15 +91,21 @@ def crowd(*, spec: Path) -> int:
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
-    """Run a command to its end; SIGTERM and SIGINT cancel it, so that it stops what it started."""
+    """Run a command to its end. The first SIGTERM or SIGINT cancels it; while it stops what it started, more are ignored."""
 
     async def cancellable() -> int:
-        task = asyncio.current_task()
         loop = asyncio.get_running_loop()
-        if task is not None:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, task.cancel)
-        return await work
+        working = asyncio.ensure_future(work)
+        stopping: list[bool] = []
+
+        def stop() -> None:
+            if not stopping:
+                stopping.append(True)
+                working.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        return await working
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

@@ -107,7 +107,7 @@ async def run_demo(options: DemoOptions, environ: Mapping[str, str]) -> int:
     folders = prepare_folders(options.out)
     clock = SystemClock()
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(folders.log("loop").open("a")))
-    watch = Watch(clock, options.out, inputs.demand)
+    watch = Watch(clock, options.out, inputs.config, inputs.demand)
     async with AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, folders.run, ignore_errors=True)
         stack.enter_context(watch)

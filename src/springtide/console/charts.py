@@ -1,4 +1,4 @@
-"""The charts of a report, as plotly figures in plain JSON; the page's script sets the colours of text and grid."""
+"""The charts of a report, as plotly figures in plain JSON; the page sets the colours of text and grid."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -207,7 +207,7 @@ def _area(name: str, rows: Sequence[FleetSecond], values: Sequence[float], colou
 
 def _chart(title: str, unit: str, traces: list[Chart], figures: RunFigures, *, wide: bool = False) -> Chart:
     shapes, annotations = _marks(figures, wide=wide)
-    seconds = [row.second for row in (*figures.seconds, *figures.fleet)]
+    seconds = [*(row.second for row in figures.seconds), *(row.second for row in figures.fleet)]
     axis = {"zeroline": False, "automargin": True, "fixedrange": True}
     return {
         "title": title,

@@ -17,8 +17,9 @@ STATUS_TOO_SLOW = 3
 class FleetSecond(msgspec.Struct, frozen=True):
     """The fleet and the sale at the end of second `second` of the run.
 
-    Capacity is of the replicas that take traffic, in requests per second; stock in units by SKU; orders by state in the
-    order in which they are drawn; the cost of rented nodes is counted from the start of the run.
+    Capacity is of the replicas that take traffic, in requests per second; stock in units by SKU; orders by
+    state in the order in which they are drawn; the cost of rented nodes is counted from the start of the
+    run.
     """
 
     second: int
@@ -38,11 +39,12 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a report says of one run. Moments (`…_s`) count from second 0 of the demand; None: it did not happen.
+    """Everything a report says of one run. Moments (`…_s`) count from second 0; None: it did not happen.
 
-    `stock_differences` is by SKU what the stock equation is off by, in units. `cost_static_peak_cny` is what the most
-    nodes rented at one time would cost for a whole day. `rate_max` is the emulated capacity of a replica and
-    `unthrottled_rps` what one replica did on this machine without that limit, both in requests per second.
+    `stock_differences` is by SKU what the stock equation is off by, in units. `cost_static_peak_cny` is
+    what the most nodes rented at one time would cost for a whole day. `rate_max` is the emulated capacity
+    of a replica and `unthrottled_rps` what one replica did on this machine without that limit, both in
+    requests per second.
     """
 
     title: str
@@ -78,7 +80,7 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One line of the verdict. `integrity`: it concerns stock and orders. One that is not `judged` is only reported."""
+    """One line of the verdict; `integrity`: of stock and orders. What is not `judged` is only reported."""
 
     name: str
     value: str
@@ -160,7 +162,7 @@ VERDICTS = {
 
 
 def report_document(figures: RunFigures) -> dict[str, Any]:
-    """What report.json holds. Shares lie in [0, 1], money is in CNY, times are in the unit that the name ends in."""
+    """What report.json holds. Shares lie in [0, 1], money is in CNY, times are in the unit of the name."""
     crowd = figures.crowd
     status = exit_status(figures)
     return {

@@ -1,5 +1,6 @@
 """A run while it goes on: a live view on a terminal, one plain line every five seconds elsewhere."""
 
+import itertools
 from collections.abc import Sequence
 from enum import StrEnum
 from types import TracebackType
@@ -39,7 +40,7 @@ class Phase(StrEnum):
 
 
 def phase_at(elapsed_s: float, opens_s: float, lasts_s: float, demand_s: float) -> Phase:
-    """The phase by the clock: `lasts_s` is how long the opening's peak lasts, `demand_s` the length of the demand."""
+    """The phase by the clock: `lasts_s` is the length of the opening's peak, `demand_s` of the demand."""
     if elapsed_s < 0:
         return Phase.STARTING
     if elapsed_s >= demand_s:
@@ -70,9 +71,10 @@ class StockLive(msgspec.Struct, frozen=True):
 
 
 class LiveState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown. `demand` is the planned requests/s of every second of the run; `elapsed_s` counts from its start.
+    """What is shown. `demand` is the planned requests/s of each second of the run; `elapsed_s` counts from 0.
 
-    `shed` and `failed` are counts since the start; `p99_ms` is of the last second; `decisions` has the newest last.
+    `shed` and `failed` are counts since the start; `p99_ms` is of the last second; `decisions` has the
+    newest last.
     """
 
     phase: Phase
@@ -86,12 +88,12 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     cost_cny: float = 0.0
     zones: tuple[ZoneLive, ...] = ()
     stock: tuple[StockLive, ...] = ()
-    orders: dict[str, int] = {}  # noqa: RUF012 - msgspec copies the default, and the struct is frozen
+    orders: dict[str, int] = {}
     decisions: tuple[str, ...] = ()
 
 
 class LiveView:
-    """Use as a context manager; call `update` as often as there is news: it draws at most four times a second."""
+    """A context manager; call `update` as often as there is news: it draws at most four times a second."""
 
     def __init__(self, console: Console, clock: Clock) -> None:
         """Live when the console is a terminal, plain lines when it is not."""
@@ -184,7 +186,7 @@ def sparkline(values: Sequence[float], elapsed_s: float, cells: int) -> tuple[st
     cells = min(cells, len(values))
     top = max(values) or 1.0
     edges = [at * len(values) // cells for at in range(cells + 1)]
-    highest = [max(values[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
+    highest = [max(values[low:high]) for low, high in itertools.pairwise(edges)]
     line = "".join(_BLOCKS[min(len(_BLOCKS) - 1, int(value / top * len(_BLOCKS)))] for value in highest)
     done = sum(edge <= elapsed_s for edge in edges[:-1]) if elapsed_s >= 0 else 0
     return line, done

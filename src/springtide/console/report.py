@@ -74,7 +74,7 @@ def _script_json(value: object) -> Markup:
 
 def _summary(figures: RunFigures, status: int) -> str:
     if status == STATUS_HOLDS:
-        return "Every acknowledged order is in the ledger once, nothing was oversold, and every rented node is back."
+        return "Each acknowledged order is in the ledger once, nothing was oversold, no rented node is left."
     if status == STATUS_TOO_SLOW:
         return "The load generator fell behind its own schedule, so this run says nothing about the product."
     if not figures.scaled:

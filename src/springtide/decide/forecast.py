@@ -36,7 +36,8 @@ def forecast(
     newest = traffic[-1]
     recent = [sample.requests_per_s for sample in traffic if sample.at_ms > newest.at_ms - LEVEL_MS]
     level = max(sum(recent) / len(recent), newest.requests_per_s)
-    drawn_on = level + growth_per_s(traffic) * horizon_ms / 1000
+    falling = newest.requests_per_s < sum(recent) / len(recent)
+    drawn_on = level if falling else level + growth_per_s(traffic) * horizon_ms / 1000
     # What the merchant announced bounds the line, never what was seen.
     bound = announced if announced >= level else level * GROWTH_MAX
     trend = max(level, min(drawn_on, bound))
@@ -67,12 +68,17 @@ def announced_peak(calendar: Sequence[CalendarEvent], from_ms: int, until_ms: in
 
 
 def growth_per_s(traffic: Sequence[TrafficSample]) -> float:
-    """The growth of the last TREND_MS that is beyond doubt, in requests/s per second; else 0.
+    """The growth that goes on now and is beyond doubt, in requests/s per second; else 0.
 
-    The least-squares slope less two of its standard errors (Draper and Smith, Applied Regression Analysis,
-    1.4).
+    It must show over all of TREND_MS and over its newer half alone: a step of a while ago is no growth. The
+    figure is the smaller least-squares slope, less two of its standard errors (Draper and Smith, Applied
+    Regression Analysis, 1.4).
     """
-    since = traffic[-1].at_ms - TREND_MS
+    return min(_slope_per_s(traffic, TREND_MS), _slope_per_s(traffic, TREND_MS // 2))
+
+
+def _slope_per_s(traffic: Sequence[TrafficSample], window_ms: int) -> float:
+    since = traffic[-1].at_ms - window_ms
     points = [(sample.at_ms / 1000, sample.requests_per_s) for sample in traffic if sample.at_ms > since]
     count = len(points)
     if count < _SAMPLES_MIN:

@@ -53,6 +53,13 @@ class Observed:
 
     def state(self, replica: Replica) -> ReplicaState:
         """DRAINING once that or its end was asked for; FAILED when it has been starting for too long."""
+        return self._states[replica.replica_id]
+
+    @cached_property
+    def _states(self) -> dict[str, ReplicaState]:
+        return {replica.replica_id: self._state(replica) for replica in self.snapshot.replicas}
+
+    def _state(self, replica: Replica) -> ReplicaState:
         if replica.state is ReplicaState.FAILED:
             return replica.state
         if replica.replica_id in self.stopping or replica.replica_id in self._draining:

@@ -118,6 +118,8 @@ class EmbeddedPostgres:
             "--auth=trust",
             "--no-instructions",
         ]
+        if self._ours:  # a folder that is thrown away has no power failure to survive
+            command.append("--no-sync")
         child = spawn("initdb", command, self.log, user=self._user)
         if await child.wait(self._clock, _CREATE_S) != 0:
             await child.stop(self._clock, 0.0)

@@ -200,9 +200,12 @@ class PostgresLedger:
             [one.reserved_ms for one in reservations],
             [one.pay_by_ms for one in reservations],
         )
+        values = (sale, bucket, *columns, entries[-1].entry_id)
         async with self._session() as connection:
-            last = entries[-1].entry_id
-            return int(await connection.fetchval(_query("record_entries"), sale, bucket, *columns, last))
+            try:
+                return int(await connection.fetchval(_query("record_new_entries"), *values))
+            except asyncpg.UniqueViolationError:  # some are there already
+                return int(await connection.fetchval(_query("record_entries"), *values))
 
     async def pay(self, payment: Payment) -> PaymentOutcome:
         async with self._session() as connection, connection.transaction():

@@ -2,10 +2,10 @@
 
 -- The inventory's functions. Three keys make a bucket, all in the slot of the hash tag {sale:bucket}:
 --   meta     hash: definition (JSON), epoch, opens, closes, hold, paused, version, max:<sku>, stock:<sku>
---   holders  hash: buyer -> his orders in this bucket, oldest first, each
---            order_id,key,sku,quantity,reserved_ms,pay_by_ms,live;
---   journal  stream: an entry has what one batch sold; fields r (reserved_ms), p (pay_by_ms) and
---            d: order_id,buyer,key,sku,quantity of each purchase, all in one row of commas
+--   holders  hash: buyer -> his orders in this bucket, oldest first, with ';' between them, each
+--            order_id,key,sku,quantity,reserved_ms,pay_by_ms,live
+--   journal  stream: an entry has in its field d what one batch sold: buyer and order of each purchase, with ','
+--            between all of them
 -- A field never holds ',' or ';' (the client refuses it), so records need no quoting.
 --
 -- A script that fails half way keeps what it wrote. Hence in each function everything is read and checked before the first
@@ -13,7 +13,7 @@
 -- starts (functions without allow-oom are refused then).
 
 local GROUP = 'recorder'
-local ORDER = '([^,;]+),([^,;]+),([^,;]+),(%d+),(%d+),(%d+),([01]);'
+local ORDER = '([^,;]+),([^,;]+),([^,;]+),(%d+),(%d+),(%d+),([01])'
 
 local function now_ms()
   local time = server.call('TIME')
@@ -96,7 +96,7 @@ local function reserve(keys, args)
   local room, orders_max = server.call('XLEN', journal) < tonumber(args[1]), tonumber(args[2])
   local stock, max, epoch, refusal = sale.stock, sale.max, sale.epoch, closed_letter(sale, now)
   local pay_by = now + sale.hold
-  local suffix = ',' .. int(now) .. ',' .. int(pay_by) .. ',1;'
+  local suffix = ',' .. int(now) .. ',' .. int(pay_by) .. ',1'
 
   local slots = {}        -- buyer -> where his new entry stands in `writes`
   local writes, written = {}, 0
@@ -137,16 +137,16 @@ local function reserve(keys, args)
       end
       stock[sku] = left - quantity
       taken[sku] = (taken[sku] or 0) + quantity
-      sold[row + 1], sold[row + 2], sold[row + 3], sold[row + 4], sold[row + 5] = order, buyer, name, sku, text
-      row = row + 5
-      if slot then
-        writes[slot] = entry .. order .. ',' .. name .. ',' .. sku .. ',' .. text .. suffix
-      else
-        slots[buyer] = written + 2
+      local record = order .. ',' .. name .. ',' .. sku .. ',' .. text .. suffix
+      sold[row + 1], sold[row + 2] = buyer, record
+      row = row + 2
+      if not slot then
+        slot = written + 2
+        slots[buyer] = slot
         writes[written + 1] = buyer
-        writes[written + 2] = (entry or '') .. order .. ',' .. name .. ',' .. sku .. ',' .. text .. suffix
-        written = written + 2
+        written = slot
       end
+      writes[slot] = entry and entry .. ';' .. record or record
     end
     letters[i] = letter
     if letter == 'A' or letter == 'M' then
@@ -159,7 +159,7 @@ local function reserve(keys, args)
       server.call('HINCRBY', meta, 'stock:' .. sku, int(-quantity))
     end
     server.call('HSET', holders, unpack(writes))
-    server.call('XADD', journal, '*', 'r', int(now), 'p', int(pay_by), 'd', table.concat(sold, ','))
+    server.call('XADD', journal, '*', 'd', table.concat(sold, ','))
   end
   return { pay_by, table.concat(letters), unpack(details) }
 end
@@ -176,15 +176,14 @@ local function give_back(keys, args)
   if not from then
     return 0
   end
-  local start, stop, _, _, sku, quantity, _, _, live = string.find(entry, '^' .. ORDER, from)
+  local _, stop, _, _, sku, quantity, _, _, live = string.find(entry, '^' .. ORDER, from)
   if live ~= '1' then
     return 0
   end
   if not tonumber(server.call('HGET', keys[1], 'stock:' .. sku)) then
     return server.error_reply('UNPUBLISHED the sale of this order is not here')
   end
-  local before, record = string.sub(entry, 1, start - 1), string.sub(entry, start, stop - 2)
-  server.call('HSET', keys[2], buyer, before .. record .. '0;' .. string.sub(entry, stop + 1))
+  server.call('HSET', keys[2], buyer, string.sub(entry, 1, stop - 1) .. '0' .. string.sub(entry, stop + 1))
   server.call('HINCRBY', keys[1], 'stock:' .. sku, quantity)
   server.call('HINCRBY', keys[1], 'version', 1)
   return 1

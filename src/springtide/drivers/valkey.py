@@ -33,7 +33,7 @@ TIMEOUT_S = 2.0
 
 _HEADS_MAX = 4096
 _SCAN_COUNT = 1000
-_JOURNAL_FIELDS = 5
+_JOURNAL_FIELDS = 8
 _encode = msgspec.msgpack.Encoder().encode
 _RESERVED = ord("R")
 _RESERVED_STATUS = ReserveStatus.RESERVED
@@ -134,12 +134,10 @@ class ValkeyInventory:
     async def find(self, sale: str, bucket: int, buyer: str, order_id: str) -> Reservation | None:
         """See the port."""
         entry = await self._wire.call("HGET", _holders(sale, bucket), buyer)
-        for record in (entry or b"").decode().split(";")[:-1]:
-            order, key, sku, quantity, reserved_ms, pay_by_ms, _ = record.split(",")
+        for record in entry.decode().split(";") if entry else ():
+            order, *rest = record.split(",")
             if order == order_id:
-                return Reservation(
-                    order, sale, bucket, buyer, key, sku, int(quantity), int(reserved_ms), int(pay_by_ms)
-                )
+                return _reservation(sale, bucket, buyer, order, *rest)
         return None
 
     async def give_back(self, returned: StockReturn) -> bool:
@@ -292,16 +290,18 @@ def _entry(sale: str, bucket: int, entry_id: bytes, fields: list[bytes] | None) 
         raise InventoryError(
             f"journal entry {entry_id.decode()} of {sale} was deleted unread: restore it from a backup"
         )
-    _, reserved, _, pay_by, _, packed = fields
-    reserved_ms, pay_by_ms = int(reserved), int(pay_by)
-    words = packed.decode().split(",")
+    words = fields[1].decode().split(",")
     columns = [words[at::_JOURNAL_FIELDS] for at in range(_JOURNAL_FIELDS)]
     return JournalEntry(
-        entry_id.decode(),
-        tuple(
-            Reservation(order_id, sale, bucket, buyer, key, sku, int(quantity), reserved_ms, pay_by_ms)
-            for order_id, buyer, key, sku, quantity in zip(*columns, strict=True)
-        ),
+        entry_id.decode(), tuple(_reservation(sale, bucket, *row) for row in zip(*columns, strict=True))
+    )
+
+
+def _reservation(sale: str, bucket: int, buyer: str, order_id: str, *record: str) -> Reservation:
+    """An order as `sale.lua` writes it: key, SKU, quantity, reserved_ms, pay_by_ms, and whether it lives."""
+    key, sku, quantity, reserved_ms, pay_by_ms, _ = record
+    return Reservation(
+        order_id, sale, bucket, buyer, key, sku, int(quantity), int(reserved_ms), int(pay_by_ms)
     )
 
 

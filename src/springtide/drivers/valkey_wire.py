@@ -24,9 +24,21 @@ BACKOFF_S_MAX = 1.0
 _MORE = object()
 # The server says these before it runs anything, or our functions before they write anything.
 _NOTHING_WRITTEN = (
-    "LOADING", "OOM", "MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK",
-    "TRYAGAIN", "BUSY", "NOAUTH", "NOPERM", "UNPUBLISHED",
-)  # fmt: skip
+    "LOADING",
+    "OOM",
+    "MISCONF",
+    "READONLY",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "MOVED",
+    "ASK",
+    "TRYAGAIN",
+    "BUSY",
+    "NOAUTH",
+    "NOPERM",
+    "UNPUBLISHED",
+)
 _NO_FUNCTION = "ERR Function not found"
 
 

@@ -1,4 +1,5 @@
-"""Who may come in, and when: the replica's own capacity and the rate of each buyer. Both take O(1) for a request."""
+"""Who may come in, and when: the replica's own capacity and the rate of each buyer. Both take O(1) for a
+request."""
 
 import math
 from collections import OrderedDict
@@ -7,7 +8,8 @@ from typing import Protocol
 from springtide.ports import Clock, Timer
 
 BURST_S = 0.02
-"""How much of an idle moment may be caught up at once, in seconds of the rate: below what a buyer can notice."""
+"""How much of an idle moment may be caught up at once, in seconds of the rate: below what a buyer can notice.
+"""
 
 BUYERS_MAX = 50_000
 """Buyers remembered in each of two generations; a forgotten buyer has a full allowance again."""

@@ -13,10 +13,12 @@ from springtide.sale.metrics import Figures
 from springtide.sale.problems import OUTCOME_UNKNOWN, OVERLOADED, UNAVAILABLE, Problem
 
 WAITING_BATCHES_MAX = 8
-"""Full batches that may wait in one lane behind those in flight; beyond, purchases are refused as overloaded."""
+"""Full batches that may wait in one lane behind those in flight; beyond, purchases are refused as overloaded.
+"""
 
 ANSWER_GRACE_MS = 250
-"""How long after its oldest deadline a batch's answer is still awaited: the way back, and a pause of the machine."""
+"""How long after its oldest deadline a batch's answer is still awaited: the way back, and a pause of the
+machine."""
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +49,8 @@ class _Lane:
 
 
 class Batcher:
-    """Sends batches of up to `batch_max`, `batches_in_flight_max` at once for each bucket; then the next one grows."""
+    """Sends batches of up to `batch_max`, `batches_in_flight_max` at once for each bucket; then the next one
+    grows."""
 
     __slots__ = (
         "_batch_max",

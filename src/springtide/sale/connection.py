@@ -3,27 +3,19 @@
 One request of a connection is under way at a time; those pipelined behind it wait here. What the parser
 (llhttp, strict) refuses, a smuggled length for one, is answered with 400 after the answers before it, and the
 connection is closed.
-
-What arrives in one tick of the loop is looked at when the tick has received everything, and answers are written
-together: reading, deciding and writing in turn for each connection would cost a quarter more CPU, because each
-system call leaves cold caches behind.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from email.utils import formatdate
-from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar
 
 import httptools
-import msgspec
 import structlog
 from typing_extensions import override
 
-from springtide.ports import Clock, Timer
-from springtide.sale.metrics import Figures
+from springtide.sale.glance import Glance, Request, unreadable
+from springtide.sale.listener import HEADER_BYTES_MAX, Listener
 from springtide.sale.problems import (
     BAD_HTTP,
     EXPECTATION_FAILED,
@@ -36,9 +28,6 @@ from springtide.sale.problems import (
     TOO_MANY_CONNECTIONS,
     Problem,
 )
-
-HEADER_BYTES_MAX = 16_384
-"""Request line and headers up to this size are always read; how far beyond depends on how they arrive (8 KiB at most)."""
 
 PIPELINE_MAX = 64
 """Requests that may wait behind the one under way; the last of them is answered with `Connection: close`."""
@@ -54,12 +43,11 @@ SEND_TIMEOUT_S = 10.0
 """How long a client may take to read what it asked for once the kernel's buffer and ours are full."""
 
 LINGER_S = 1.0
-"""How long a connection that was refused may go on sending: closed at once, the refusal would be lost (RFC 9112, 9.6)."""
+"""How long the refused may go on sending: closed at once, the refusal would be lost (RFC 9112, 9.6)."""
 
 GLANCES_FAILED_MAX = 16
-"""How often a connection may send something else than one plain request at a time before that is not expected any more."""
+"""How often a connection may send else than one plain request at a time before that is no longer expected."""
 
-SWEEP_S = 0.25
 _SLICE_BYTES = 4096
 _NEVER = float("inf")
 
@@ -80,32 +68,6 @@ _SLOTS = {
     )
     for spelling in (name, name.lower())
 }
-_PLAIN = frozenset(
-    spelling
-    for name in (
-        b"Accept",
-        b"Accept-Encoding",
-        b"Accept-Language",
-        b"Authorization",
-        b"Content-Length",
-        b"Content-Type",
-        b"Host",
-        b"Idempotency-Key",
-        b"User-Agent",
-        b"X-Envoy-Expected-Rq-Timeout-Ms",
-        b"X-Forwarded-For",
-        b"X-Forwarded-Proto",
-        b"X-Request-Id",
-    )
-    for spelling in (name, name.lower())
-)
-"""Headers, in the two usual spellings, that do not change how a message is read."""
-
-_SPECIAL = frozenset(
-    (*(spelling.lower() for spelling in _SLOTS), b"upgrade", b"trailer", b"te", b"proxy-connection")
-)
-_BODILESS = frozenset((b"GET", b"HEAD"))
-_ONE_WHOLE = ["begin", "end"]
 _BETWEEN, _IN_HEAD, _IN_BODY = range(3)
 _INTERIM = b"HTTP/1.1 1"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -115,199 +77,8 @@ _KEEP_ALIVE = b"Connection: keep-alive\r\n"
 _log = structlog.get_logger(__name__)
 
 
-class Request(msgspec.Struct, gc=False):
-    """A whole request, or what made it unreadable. `persists` is what HTTP/1.0 clients are told when they asked for it."""
-
-    method: bytes
-    url: bytes
-    authorization: bytes | None
-    key: bytes | None
-    body: bytes | bytearray
-    close: bool
-    persists: bool = False
-    problem: Problem | None = None
-
-
-class Glance:
-    """A parser for the usual case, one whole plain request and nothing else, that calls no Python code while it parses.
-
-    Its callbacks are methods of containers. It vouches only for what it has seen completely: one begin and one end, each
-    line of the head a header of a different name, none that changes how the message is read. Anything else is None: the
-    full parser then starts anew on the same bytes, and this object has to be thrown away.
-    """
-
-    __slots__ = ("_bodies", "_feed", "_headers", "_marks", "_parser", "_urls")
-
-    def __init__(self) -> None:
-        """Nothing has been parsed."""
-        self._urls: list[bytes] = []
-        self._headers: dict[bytes, bytes] = {}
-        self._bodies: list[bytes] = []
-        self._marks: list[str] = []
-        callbacks = SimpleNamespace(
-            on_message_begin=partial(self._marks.append, "begin"),
-            on_url=self._urls.append,
-            on_header=self._headers.setdefault,
-            on_body=self._bodies.append,
-            on_message_complete=partial(self._marks.append, "end"),
-        )
-        self._parser = httptools.HttpRequestParser(callbacks)
-        self._feed = self._parser.feed_data
-
-    def whole(self, data: bytes, body_bytes_max: int) -> Request | None:
-        """The request that `data` is, no byte less or more; or None."""
-        headers = self._headers
-        try:
-            self._feed(data)
-        except httptools.HttpParserError:
-            return None
-        if self._marks != _ONE_WHOLE or data.count(b"\r\n") != len(headers) + 2:
-            return None
-        if not _PLAIN.issuperset(headers) and any(
-            name.lower() in _SPECIAL for name in headers.keys() - _PLAIN
-        ):
-            return None
-        get = headers.get
-        method = self._parser.get_method()
-        bodies = self._bodies
-        body = bodies[0] if bodies else b""
-        if len(body) > body_bytes_max or not (get(b"Host") or get(b"host")):
-            return None
-        if not (bodies or method in _BODILESS) or not self._parser.should_keep_alive():
-            return None
-        request = Request(
-            method,
-            self._urls[0],
-            get(b"Authorization") or get(b"authorization"),
-            get(b"Idempotency-Key") or get(b"idempotency-key"),
-            body,
-            close=False,
-        )
-        self._urls.clear()
-        headers.clear()
-        bodies.clear()
-        self._marks.clear()
-        return request
-
-
 class _Refused(Exception):
     """The request cannot be answered as it was meant."""
-
-
-class Listener:
-    """What the connections of one server share: limits, timeouts, and the figures of what is open."""
-
-    __slots__ = (
-        "_arrived",
-        "_loop",
-        "_outgoing",
-        "_sweeper",
-        "_watchers",
-        "body_bytes_max",
-        "clock",
-        "connections",
-        "connections_max",
-        "date_line",
-        "draining",
-        "figures",
-        "in_flight",
-        "now_ms",
-        "now_s",
-        "wire_bytes_max",
-    )
-
-    def __init__(self, clock: Clock, figures: Figures, connections_max: int, body_bytes_max: int) -> None:
-        """Nothing is timed out until `start`."""
-        self.clock = clock
-        self.figures = figures
-        self.connections_max = connections_max
-        self.body_bytes_max = body_bytes_max
-        # A chunk of one byte takes six on the wire; what takes more than that is not a body but an attack.
-        self.wire_bytes_max = HEADER_BYTES_MAX + 8 * body_bytes_max
-        self.connections: set[HttpConnection] = set()
-        self.in_flight = 0
-        self.draining = False
-        self.now_s = 0.0
-        self.now_ms = 0
-        self.date_line = b""
-        self._loop: asyncio.AbstractEventLoop
-        self._arrived: list[tuple[HttpConnection, bytes]] = []
-        self._outgoing: list[tuple[HttpConnection, bytes]] = []
-        self._sweeper: Timer | None = None
-        self._watchers: list[asyncio.Future[None]] = []
-
-    def start(self) -> None:
-        """Begin to sweep: refresh the `Date` header and close what has taken too long. Needs the event loop running."""
-        self._loop = asyncio.get_running_loop()
-        self._sweep()
-
-    def _sweep(self) -> None:
-        self.look_at_clock()
-        self.date_line = b"Date: %b\r\n" % formatdate(self.now_ms // 1000, usegmt=True).encode()
-        for connection in [each for each in self.connections if each.deadline_s < self.now_s]:
-            connection.expire()
-        self._sweeper = self.clock.call_later(SWEEP_S, self._sweep)
-
-    def look_at_clock(self) -> None:
-        """Set `now_s` and `now_ms`, which serve everything that is decided in this tick."""
-        self.now_s = self.clock.monotonic_s()
-        self.now_ms = self.clock.now_ms()
-
-    def receive(self, connection: "HttpConnection", data: bytes) -> None:
-        """Have the bytes looked at when this tick has received everything; none stand for the end."""
-        if not self._arrived:
-            self._loop.call_soon(self._look)
-        self._arrived.append((connection, data))
-
-    def _look(self) -> None:
-        arrived, self._arrived = self._arrived, []
-        self.look_at_clock()
-        for connection, data in arrived:
-            try:
-                connection.take(data)
-            except Exception:  # noqa: BLE001 - one connection's fault must not keep the others from being served
-                _log.exception("connection_failed")
-                connection.cut()
-
-    def send(self, connection: "HttpConnection", answer: bytes) -> None:
-        """Have the answer written at the end of this tick, in the order of the calls."""
-        if not self._outgoing:
-            self._loop.call_soon(self._write)
-        self._outgoing.append((connection, answer))
-
-    def _write(self) -> None:
-        outgoing, self._outgoing = self._outgoing, []
-        for connection, answer in outgoing:
-            try:
-                connection.write(answer)
-            except Exception:  # noqa: BLE001 - as above
-                _log.exception("connection_failed")
-                connection.cut()
-
-    def stop(self) -> None:
-        """Stop sweeping, write what is left and cut what is open."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        self._write()
-        for connection in list(self.connections):
-            connection.cut()
-
-    def finished(self) -> None:
-        """A request has been answered."""
-        self.in_flight -= 1
-        if self._watchers and not self.in_flight:
-            for watcher in self._watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
-            self._watchers.clear()
-
-    async def quiet(self, seconds: float) -> None:
-        """Wait until nothing is in flight. Raises TimeoutError after `seconds`."""
-        async with self.clock.timeout(seconds):
-            while self.in_flight:
-                watcher = asyncio.get_running_loop().create_future()
-                self._watchers.append(watcher)
-                await watcher
 
 
 class HttpConnection(asyncio.Protocol):
@@ -373,7 +144,7 @@ class HttpConnection(asyncio.Protocol):
     def lost(self) -> None:
         """The connection has gone; `busy` tells whether a request was under way."""
 
-    # --- what asyncio tells -------------------------------------------------------------------------------------------
+    # --- what asyncio tells ---------------------------------------------------------------------------------
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -390,7 +161,7 @@ class HttpConnection(asyncio.Protocol):
             if over > REFUSED_MAX:
                 transport.abort()
             else:
-                self._enqueue(_unreadable(TOO_MANY_CONNECTIONS))
+                self._enqueue(unreadable(TOO_MANY_CONNECTIONS))
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -426,7 +197,7 @@ class HttpConnection(asyncio.Protocol):
         """Some bytes of some requests."""
         self.listener.receive(self, data)
 
-    # --- what arrived -----------------------------------------------------------------------------------------
+    # --- what arrived ---------------------------------------------------------------------------------------
 
     def take(self, data: bytes) -> None:
         """Look at what arrived in this tick: mostly one request and nothing else."""
@@ -451,7 +222,8 @@ class HttpConnection(asyncio.Protocol):
             self.transport.close()
 
     def _glance_failed(self) -> None:
-        """It has taken in bytes that it cannot give back. Clients differ: after some failures it is not tried again."""
+        """It has taken in bytes that it cannot give back. Clients differ: after some failures it is not tried
+        again."""
         self._glances_failed += 1
         self._glance = Glance() if self._glances_failed < GLANCES_FAILED_MAX else None
 
@@ -465,12 +237,12 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError:
             # Raised for what cannot be parsed, and when one of our callbacks has refused the request.
             if not self._no_more:
-                self._enqueue(_unreadable(self._fault or BAD_HTTP))
+                self._enqueue(unreadable(self._fault or BAD_HTTP))
 
     def expire(self) -> None:
         """The deadline has passed."""
         if self._state != _BETWEEN and not (self._closing or self._write_paused or self._no_more):
-            self._enqueue(_unreadable(TIMED_OUT))
+            self._enqueue(unreadable(TIMED_OUT))
         else:
             self.cut()
 
@@ -479,7 +251,7 @@ class HttpConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    # --- what the parser tells ----------------------------------------------------------------------------------------
+    # --- what the parser tells ------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -510,7 +282,8 @@ class HttpConnection(asyncio.Protocol):
         elif slot == _HOST:
             self._refuse_parsing(BAD_HTTP)
         else:
-            # A list, as RFC 9110 (5.3) reads a repeated header: no valid token or key, so a repetition is refused later.
+            # A list, as RFC 9110 (5.3) reads a repeated header: no valid token or key, so a repetition is
+            # refused later.
             fields[slot] = before + b", " + value
 
     def on_headers_complete(self) -> None:
@@ -559,7 +332,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._begin(request)
 
-    # --- answers ------------------------------------------------------------------------------------------------------
+    # --- answers --------------------------------------------------------------------------------------------
 
     def reply(self, head: bytes, body: bytes, extra: bytes = b"") -> None:
         """Answer the request under way. `head` is the status line and fixed headers, `extra` more headers, each with CRLF.
@@ -631,7 +404,7 @@ class HttpConnection(asyncio.Protocol):
             if self.busy:
                 self.refuse(INTERNAL)
 
-    # --- within -------------------------------------------------------------------------------------------------------
+    # --- within ---------------------------------------------------------------------------------------------
 
     def _feed(self, data: bytes) -> None:
         if self._no_more:
@@ -658,7 +431,8 @@ class HttpConnection(asyncio.Protocol):
         return self._parser
 
     def _go_on_after(self, upgrade: httptools.HttpParserUpgrade, data: bytes) -> None:
-        """The request asked for another protocol and was answered in this one (RFC 9110, 7.8); read what follows it."""
+        """The request asked for another protocol and was answered in this one (RFC 9110, 7.8); read what
+        follows it."""
         self._parser = httptools.HttpRequestParser(self)
         offset: int = upgrade.args[0]
         if offset < len(data):
@@ -750,7 +524,3 @@ class HttpConnection(asyncio.Protocol):
         else:
             self.deadline_s = self.listener.now_s + SEND_TIMEOUT_S
             transport.close()
-
-
-def _unreadable(problem: Problem) -> Request:
-    return Request(b"", b"", None, None, b"", close=True, problem=problem)

@@ -26,8 +26,10 @@ from springtide.ports import Clock, Ids, Inventory
 from springtide.sale import metrics, problems
 from springtide.sale.admission import BuyerRates, CapacityQueue, RetrySpread
 from springtide.sale.batcher import ANSWER_GRACE_MS, Batcher
-from springtide.sale.connection import HttpConnection, Listener, Request
+from springtide.sale.connection import HttpConnection
+from springtide.sale.glance import Request
 from springtide.sale.hotcache import HotCache, Page
+from springtide.sale.listener import Listener
 from springtide.sale.problems import Problem
 from springtide.sale.tokens import TokenError, TokenKeys
 
@@ -268,7 +270,7 @@ class BuyerConnection(HttpConnection):
                 return
         self._operate(request, url)
 
-    # --- buying -------------------------------------------------------------------------------------------------------
+    # --- buying ---------------------------------------------------------------------------------------------
 
     def _purchase(self, request: Request, sale: bytes) -> None:
         counter = self.counter
@@ -367,7 +369,7 @@ class BuyerConnection(HttpConnection):
         """There is no decision."""
         self.refuse(problem, self.counter.retry_after())
 
-    # --- the page -----------------------------------------------------------------------------------------------------
+    # --- the page -------------------------------------------------------------------------------------------
 
     def _show(self, sale: bytes) -> None:
         counter = self.counter
@@ -399,7 +401,7 @@ class BuyerConnection(HttpConnection):
             if not pages.look_up(sale, self.admitted):
                 self.refuse(problems.OVERLOADED, self.counter.retry_after())
 
-    # --- for those who run it -----------------------------------------------------------------------------------------
+    # --- for those who run it -------------------------------------------------------------------------------
 
     def _operate(self, request: Request, url: bytes) -> None:
         if url not in _OPERATORS:

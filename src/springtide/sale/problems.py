@@ -8,7 +8,8 @@ REPEAT = "Repeating the request with the same Idempotency-Key is safe."
 
 
 class Problem:
-    """One kind of refusal. `index` numbers it for the counters; `closes` ends the connection, whose state is unsure."""
+    """One kind of refusal. `index` numbers it for the counters; `closes` ends the connection, whose state is
+    unsure."""
 
     __slots__ = ("body", "closes", "code", "detail", "head", "index", "status", "title")
 

@@ -12,7 +12,8 @@ from springtide.errors import SpringtideError
 from springtide.model import require_identifier
 
 TOKEN_BYTES_MAX = 256
-"""Longer than any token: version, two identifiers of 64, a moment and a signature of 43 come to at most 195."""
+"""Longer than any token: version, two identifiers of 64, a moment and a signature of 43 come to at most 195.
+"""
 
 KEY_BYTES_MIN = 32
 KEYS_MAX = 4
@@ -28,7 +29,8 @@ class TokenError(SpringtideError):
 
 
 class _Signer:
-    """HMAC-SHA256 (RFC 2104) of one key, with both padded key blocks hashed beforehand: a third of `hmac.digest`'s time."""
+    """HMAC-SHA256 (RFC 2104) of one key, with both padded key blocks hashed beforehand: a third of
+    `hmac.digest`'s time."""
 
     __slots__ = ("_inner", "_outer")
 
@@ -49,12 +51,14 @@ class _Signer:
 
 
 def sign_token(key: bytes, buyer: str, sale: str, expires_s: int) -> str:
-    """A token for this buyer and sale, good until `expires_s` (Unix seconds). Raises ValueError for a bad name or key."""
+    """A token for this buyer and sale, good until `expires_s` (Unix seconds). Raises ValueError for a bad
+    name or key."""
     return TokenKeys((key,)).sign(buyer, sale, expires_s)
 
 
 class TokenKeys:
-    """The keys in use, at least 32 bytes each: the first signs, all of them verify, so that a key can be replaced."""
+    """The keys in use, at least 32 bytes each: the first signs, all of them verify, so that a key can be
+    replaced."""
 
     __slots__ = ("_signers",)
 

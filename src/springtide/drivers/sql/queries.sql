@@ -36,6 +36,26 @@ FROM unnest(
 LEFT JOIN skus ON skus.sale = given.sale AND skus.sku = given.sku
 ON CONFLICT DO NOTHING;
 
+-- name: record_new_entries
+-- Looking for conflicts costs a third of the insert, and there are none but after a crash, or where a payment came before
+-- the recorder. So this one is tried first; the next one looks.
+WITH recorded AS (
+    INSERT INTO orders (
+        order_id, sale, bucket, buyer, key, sku, quantity, price_fen, reserved_ms, pay_by_ms, changed_ms
+    )
+    SELECT order_id, $1, $2, buyer, key, given.sku, quantity, price_fen, reserved_ms, pay_by_ms, reserved_ms
+    FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::bigint[], $9::bigint[])
+        AS given (order_id, buyer, key, sku, quantity, reserved_ms, pay_by_ms)
+    LEFT JOIN skus ON skus.sale = $1 AND skus.sku = given.sku
+    RETURNING 1
+), moved AS (
+    INSERT INTO journal_positions AS positions (sale, bucket, entry_id) VALUES ($1, $2, $10)
+    ON CONFLICT (sale, bucket) DO UPDATE SET entry_id = EXCLUDED.entry_id
+    -- Ids are milliseconds and a sequence number, joined by '-': they have to be compared as numbers.
+    WHERE string_to_array(EXCLUDED.entry_id, '-')::bigint[] > string_to_array(positions.entry_id, '-')::bigint[]
+)
+SELECT count(*) FROM recorded;
+
 -- name: record_entries
 WITH recorded AS (
     INSERT INTO orders (

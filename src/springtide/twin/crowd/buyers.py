@@ -13,7 +13,7 @@ from springtide.ports import Chance
 EARLY_SHARE = 0.05
 """Before the opening, this share of people presses "buy" all the same."""
 RETURNING_SHARE = 0.02
-"""This share of purchases comes from a buyer who holds an order already and asks for the most that one may have."""
+"""This share of purchases comes from a buyer who holds an order and asks for the most one may have."""
 SEVERAL_SHARE = 0.15
 """This share of buyers asks for a random quantity up to the limit of the SKU; the others for one unit."""
 DOUBLE_PRESS_SHARE = 0.01
@@ -23,7 +23,7 @@ CUSTOMERS_MAX = 1000
 OPENING_SPREAD_S = 1.0
 """People who were too early try again within this time after the opening."""
 ASKS_MAX = 20
-"""A purchase whose outcome is unknown is asked for again until it has an answer, at most this often in all."""
+"""A purchase with an unknown outcome is asked for until it has an answer, at most this often in all."""
 BACKOFF_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)
 """Waits before a purchase with an unknown outcome is asked for again; the last one repeats."""
 

@@ -1,7 +1,7 @@
 """A small HTTP/1.1 client for many short requests: keep-alive connections, callbacks instead of tasks.
 
-A general client library costs several times the processor time for each request, and the crowd shares the machine with
-what it measures.
+A general client library costs several times the processor time for each request, and the crowd shares the
+machine with what it measures.
 """
 
 import asyncio
@@ -127,7 +127,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Pool:
-    """Connections to one place. It opens `connections_min` at the start and more, up to `connections_max`, when all are busy.
+    """Connections to one place: `connections_min` at first, up to `connections_max` when all are busy.
 
     A request that finds none free waits for one. `timeout_s` runs from the moment the request is given.
     """

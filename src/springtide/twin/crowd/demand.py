@@ -45,7 +45,7 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 def load_demand(path: Path) -> Demand:
-    """Read `second,requests_per_second`, a header and then seconds 0, 1, 2, …
+    """Read a header, `second,requests_per_second`, and then one line for each second from 0 on.
 
     Raises ConfigError that names the file, the line and the remedy for each mistake, ten at most.
     """

@@ -17,7 +17,7 @@ _SUB = 1 << _SUB_BITS
 
 
 class Histogram:
-    """Latencies in 32 buckets per power of two of microseconds: an error of at most 3%, and memory that does not grow.
+    """Latencies in 32 buckets per power of two microseconds: at most 3% off, in memory that does not grow.
 
     Values of 2^36 µs (19 hours) and more are counted in the last bucket.
     """

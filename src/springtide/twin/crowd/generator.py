@@ -1,7 +1,8 @@
 """The open-loop generator: requests leave when the schedule says so, whatever became of those before.
 
-Every latency runs from the scheduled moment, so that a slow answer cannot hide the requests that wait behind it
-("coordinated omission", G. Tene). First attempts follow the demand; what people repeat comes on top.
+Every latency runs from the scheduled moment, so that a slow answer cannot hide the requests that wait
+behind it ("coordinated omission", G. Tene). First attempts follow the demand; what people repeat comes on
+top.
 """
 
 import asyncio
@@ -86,7 +87,6 @@ class Crowd:
     async def run(self, schedule: Chance) -> None:
         """Open the connections, follow the schedule, let people finish. Writes two files as it goes."""
         out = Path(self._spec.out)
-        out.mkdir(parents=True, exist_ok=True)
         with (out / ACKNOWLEDGEMENTS).open("w") as self._out, (out / SECONDS).open("w") as seconds:
             await asyncio.gather(self._counter.open(), self._backoffice.open())
             self._start_s = self._clock.monotonic_s() + (self._spec.start_ms - self._clock.now_ms()) / 1000
@@ -219,7 +219,7 @@ class Crowd:
         self._ask(purchase, due_s, first=False)
 
     def _later(self, after_s: float, what: Callable[[float], None]) -> bool:
-        """Do something after a while; False when too many people wait already, and this one gives up, or at the end."""
+        """Do something after a while; False when too many people wait (this one gives up), or at the end."""
         if self._closing:
             return False
         if self._busy >= PEOPLE_WAITING_MAX:
@@ -256,7 +256,7 @@ class Crowd:
 
     def _payment_came(self, payment: Payment, payload: bytes, ask: int, response: Response) -> None:
         self._busy -= 1
-        if response.status == 0 or response.status == 429 or response.status >= 500:  # noqa: PLR2004 - HTTP's "come back"
+        if response.status in {0, 429} or response.status >= 500:  # noqa: PLR2004 - HTTP's "come back"
             again = partial(self._report_payment, payment, payload, ask + 1)
             wait_s = max(response.retry_after_s, PAYMENT_BACKOFF_S)
             if ask >= PAYMENT_ASKS_MAX or not self._later(wait_s, again):
@@ -284,10 +284,11 @@ def _ignore(_now_s: float) -> None:
 async def run_crowd(spec: CrowdSpec, clock: Clock, ids: Ids, chance: Callable[[int], Chance]) -> CrowdSummary:
     """One run from start to end; writes acknowledgements, seconds and the summary into `spec.out`.
 
-    `chance` gives the stream of a seed. Raises ConfigError for a demand or a URL that cannot be used. It is meant for a
-    process of its own: it raises the limit of open files and defers the cycle collector.
+    `chance` gives the stream of a seed. Raises ConfigError for a demand or a URL that cannot be used. It is
+    meant for a process of its own: it raises the limit of open files and defers the cycle collector.
     """
     demand = load_demand(Path(spec.demand))
+    _make_folder(Path(spec.out))
     crowd = Crowd(spec, demand, clock, chance(spec.settings.seed), ids)
     _prepare_process()
     await crowd.run(chance(spec.settings.seed + 1))
@@ -295,6 +296,10 @@ async def run_crowd(spec: CrowdSpec, clock: Clock, ids: Ids, chance: Callable[[i
     summary = crowd.figures.summary(times.user + times.system)
     (Path(spec.out) / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))
     return summary
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _prepare_process() -> None:

@@ -10,7 +10,8 @@ from springtide.twin.crowd.demand import Demand
 def arrivals_in_second(rate: float, second: int, chance: Chance) -> list[float]:
     """Sorted send times, in seconds after the start, of one second with `rate` expected arrivals.
 
-    The gaps are exponential and start anew at the full second, which leaves the process unchanged: it has no memory.
+    The gaps are exponential and start anew at the full second, which leaves the process unchanged: it has
+    no memory.
     """
     times: list[float] = []
     last = math.nextafter(second + 1, 0)
@@ -24,6 +25,6 @@ def arrivals_in_second(rate: float, second: int, chance: Chance) -> list[float]:
 
 
 def arrivals(demand: Demand, chance: Chance) -> Iterator[tuple[int, list[float]]]:
-    """Each second of the demand with its send times, made when asked for: memory holds one second at a time."""
+    """Each second of the demand with its send times, made when asked for: one second in memory at a time."""
     for second, rate in enumerate(demand.rates):
         yield second, arrivals_in_second(rate, second, chance)

@@ -15,7 +15,7 @@ SUMMARY = "summary.json"
 
 
 class CrowdSpec(msgspec.Struct, frozen=True):
-    """One run of the crowd. The URLs are `http://host:port`; `start_ms` is the moment of second 0 of the demand.
+    """One run of the crowd. The URLs are `http://host:port`; `start_ms` is the moment of second 0.
 
     The keys are secrets, in hex; `demand` and `out` are paths.
     """
@@ -59,9 +59,9 @@ Acknowledgement = OrderAcknowledged | PaymentAcknowledged
 class CrowdSecond(msgspec.Struct, frozen=True):
     """A line of the seconds: what was sent and what came back in second `second` of the run.
 
-    `answers` counts by status and code (`201 reserved`, `0 timeout`). `shed`: first attempts answered 429 or 503.
-    `failed`: connection errors, timeouts and 5xx. `late`: sends over 20 ms behind their moment, for whatever reason.
-    Latencies are of answers received in this second, from the scheduled send time on.
+    `answers` counts by status and code (`201 reserved`, `0 timeout`). `shed`: first attempts answered 429
+    or 503. `failed`: connection errors, timeouts and 5xx. `late`: sends over 20 ms behind their moment, for
+    whatever reason. Latencies are of answers received in this second, from the scheduled send time on.
     """
 
     second: int
@@ -78,12 +78,13 @@ class CrowdSecond(msgspec.Struct, frozen=True):
 
 
 class CrowdSummary(msgspec.Struct, frozen=True):
-    """The whole run. Shares lie in [0, 1]; `requests` counts what went to the counter, payments have their own counts.
+    """The whole run. Shares lie in [0, 1]; `requests` went to the counter, payments have their own counts.
 
-    `availability`: requests with a truthful answer in time (no connection error, no timeout, no 5xx) among all.
-    `unanswered`: purchases that ended without a truthful answer after an attempt with an unknown outcome;
-    `resolved`: those that ended with one. `conflicting`: keys that got two different orders.
-    `base_rps` is the mean of requests sent per second in the first third of the demand, `peak_rps` the busiest second.
+    `availability`: requests with a truthful answer in time (no connection error, no timeout, no 5xx) among
+    all. `unanswered`: purchases that ended without a truthful answer after an attempt with an unknown
+    outcome; `resolved`: those that ended with one. `conflicting`: keys that got two different orders.
+    `base_rps` is the mean of requests sent per second in the first third of the demand, `peak_rps` the
+    busiest second.
     """
 
     requests: int

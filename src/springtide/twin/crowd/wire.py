@@ -42,7 +42,8 @@ def order_request(host: str, sale: str, purchase: Purchase) -> bytes:
     body = f'{{"sku":"{purchase.sku}","quantity":{purchase.quantity}}}'
     return (
         f"POST /v1/sales/{sale}/orders HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {purchase.token}\r\n"
-        f"Idempotency-Key: {purchase.key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        f"Idempotency-Key: {purchase.key}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
 
 
@@ -50,14 +51,15 @@ def payment_request(host: str, payment: Payment, secret: bytes) -> bytes:
     """A payment as the provider reports it, signed."""
     body = msgspec.json.encode(payment)
     head = (
-        f"POST /v1/payments HTTP/1.1\r\nHost: {host}\r\n{webhook.SIGNATURE_HEADER}: {webhook.sign(secret, body)}\r\n"
+        f"POST /v1/payments HTTP/1.1\r\nHost: {host}\r\n"
+        f"{webhook.SIGNATURE_HEADER}: {webhook.sign(secret, body)}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
 def read_answer(response: Response) -> Answer:
-    """What the answer to a purchase means for the buyer. A body that cannot be read leaves the outcome unknown."""
+    """What the answer means for the buyer. A body that cannot be read leaves the outcome unknown."""
     status = response.status
     if status == 0:
         return Answer(Outcome.UNKNOWN, 0, response.failure)

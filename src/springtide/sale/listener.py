@@ -1,0 +1,159 @@
+"""What the connections of one server share: limits, the clock of the tick, timeouts, and the figures of what is open.
+
+What arrives in one tick of the loop is looked at when the tick has received everything, and answers are written
+together: reading, deciding and writing in turn for each connection would cost a quarter more CPU, because each
+system call leaves cold caches behind.
+"""
+
+import asyncio
+from email.utils import formatdate
+from typing import Protocol
+
+import structlog
+
+from springtide.ports import Clock, Timer
+from springtide.sale.metrics import Figures
+
+HEADER_BYTES_MAX = 16_384
+"""Request line and headers up to this size are read; how far beyond depends on how they arrive (8 KiB at
+most)."""
+
+SWEEP_S = 0.25
+"""How late a timeout may be noticed."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Connection(Protocol):
+    """What the listener does with a connection."""
+
+    deadline_s: float
+
+    def take(self, data: bytes) -> None:
+        """These bytes have arrived; none stand for the end."""
+
+    def write(self, answer: bytes) -> None:
+        """Write this now."""
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+
+    def cut(self) -> None:
+        """Close at once."""
+
+
+class Listener:
+    """One for each server; nothing arrives, and nothing is timed out, before `start`."""
+
+    __slots__ = (
+        "_arrived",
+        "_loop",
+        "_outgoing",
+        "_sweeper",
+        "_watchers",
+        "body_bytes_max",
+        "clock",
+        "connections",
+        "connections_max",
+        "date_line",
+        "draining",
+        "figures",
+        "in_flight",
+        "now_ms",
+        "now_s",
+        "wire_bytes_max",
+    )
+
+    def __init__(self, clock: Clock, figures: Figures, connections_max: int, body_bytes_max: int) -> None:
+        """Nothing is timed out until `start`."""
+        self.clock = clock
+        self.figures = figures
+        self.connections_max = connections_max
+        self.body_bytes_max = body_bytes_max
+        # A chunk of one byte takes six on the wire; what takes more than that is not a body but an attack.
+        self.wire_bytes_max = HEADER_BYTES_MAX + 8 * body_bytes_max
+        self.connections: set[Connection] = set()
+        self.in_flight = 0
+        self.draining = False
+        self.now_s = 0.0
+        self.now_ms = 0
+        self.date_line = b""
+        self._loop: asyncio.AbstractEventLoop
+        self._arrived: list[tuple[Connection, bytes]] = []
+        self._outgoing: list[tuple[Connection, bytes]] = []
+        self._sweeper: Timer | None = None
+        self._watchers: list[asyncio.Future[None]] = []
+
+    def start(self) -> None:
+        """Begin to sweep: refresh the `Date` header and close what has taken too long. Needs the event loop
+        running."""
+        self._loop = asyncio.get_running_loop()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        self.look_at_clock()
+        self.date_line = b"Date: %b\r\n" % formatdate(self.now_ms // 1000, usegmt=True).encode()
+        for connection in [each for each in self.connections if each.deadline_s < self.now_s]:
+            connection.expire()
+        self._sweeper = self.clock.call_later(SWEEP_S, self._sweep)
+
+    def look_at_clock(self) -> None:
+        """Set `now_s` and `now_ms`, which serve everything that is decided in this tick."""
+        self.now_s = self.clock.monotonic_s()
+        self.now_ms = self.clock.now_ms()
+
+    def receive(self, connection: Connection, data: bytes) -> None:
+        """Have the bytes looked at when this tick has received everything; none stand for the end."""
+        if not self._arrived:
+            self._loop.call_soon(self._look)
+        self._arrived.append((connection, data))
+
+    def _look(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        self.look_at_clock()
+        for connection, data in arrived:
+            try:
+                connection.take(data)
+            except Exception:  # noqa: BLE001 - one connection's fault must not keep the others from being served
+                _log.exception("connection_failed")
+                connection.cut()
+
+    def send(self, connection: Connection, answer: bytes) -> None:
+        """Have the answer written at the end of this tick, in the order of the calls."""
+        if not self._outgoing:
+            self._loop.call_soon(self._write)
+        self._outgoing.append((connection, answer))
+
+    def _write(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        for connection, answer in outgoing:
+            try:
+                connection.write(answer)
+            except Exception:  # noqa: BLE001 - as above
+                _log.exception("connection_failed")
+                connection.cut()
+
+    def stop(self) -> None:
+        """Stop sweeping, write what is left and cut what is open."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._write()
+        for connection in list(self.connections):
+            connection.cut()
+
+    def finished(self) -> None:
+        """A request has been answered."""
+        self.in_flight -= 1
+        if self._watchers and not self.in_flight:
+            for watcher in self._watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+            self._watchers.clear()
+
+    async def quiet(self, seconds: float) -> None:
+        """Wait until nothing is in flight. Raises TimeoutError after `seconds`."""
+        async with self.clock.timeout(seconds):
+            while self.in_flight:
+                watcher = asyncio.get_running_loop().create_future()
+                self._watchers.append(watcher)
+                await watcher
