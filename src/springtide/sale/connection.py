@@ -205,7 +205,7 @@ class HttpConnection(asyncio.Protocol):
             self._ended()
         elif not self._no_more:
             request = None
-            if self._state == _BETWEEN and self._glance is not None:
+            if self._state == _BETWEEN and self._glance is not None and len(data) <= _SLICE_BYTES:
                 request = self._glance.whole(data, self.listener.body_bytes_max)
                 if request is None:
                     self._glance_failed()
@@ -359,6 +359,7 @@ class HttpConnection(asyncio.Protocol):
                 connection,
                 body if request.method != b"HEAD" else b"",
             ),
+            last=close,
         )
         if close:
             self._closing = self._no_more = True
@@ -371,7 +372,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._continue_due:
             self._write_continue()
 
-    def write(self, answer: bytes) -> None:
+    def write(self, answer: bytes, *, last: bool) -> None:
         """Write what `reply` made, unless the client has gone meanwhile; after the last answer, close."""
         transport = self.transport
         if transport is None or transport.is_closing():
@@ -379,7 +380,7 @@ class HttpConnection(asyncio.Protocol):
                 self.listener.figures.disconnected += 1
             return
         transport.write(answer)
-        if self._closing:
+        if last:
             self._close(transport)
 
     def refuse(self, problem: Problem, extra: bytes = b"", body: bytes = b"") -> None:
@@ -453,7 +454,9 @@ class HttpConnection(asyncio.Protocol):
             if version == "1.0" or fields[_LENGTH] is not None:
                 self._refuse_parsing(BAD_HTTP)
             if coding.lower() != b"chunked":
-                self._refuse_parsing(NOT_IMPLEMENTED)
+                # Without chunks at the end, nobody knows where the body ends (RFC 9112, 6.3).
+                chunked = coding.rpartition(b",")[2].strip().lower() == b"chunked"
+                self._refuse_parsing(NOT_IMPLEMENTED if chunked else BAD_HTTP)
         if self._parsing().should_upgrade() and (coding is not None or fields[_LENGTH] not in (None, b"0")):
             # The parser takes what follows for the other protocol and would not find the end of the body.
             self._refuse_parsing(NOT_IMPLEMENTED)
@@ -470,7 +473,7 @@ class HttpConnection(asyncio.Protocol):
     def _write_continue(self) -> None:
         self._continue_due = False
         if self._state == _IN_BODY:
-            self.listener.send(self, _CONTINUE)
+            self.listener.send(self, _CONTINUE, last=False)
 
     def _enqueue(self, request: Request) -> None:
         """Have it answered after those before it."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import gc
 import zlib
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -438,6 +439,15 @@ def tune_interpreter() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_ALLOCATIONS, 20, 50)
+
+
+def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What `asyncio.Runner` takes as `loop_factory`: uvloop where it is installed, else None for asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - it may be missing, and then asyncio's loop serves
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _origin_form(url: bytes) -> bytes:

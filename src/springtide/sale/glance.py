@@ -99,7 +99,7 @@ class Glance:
         headers = self._headers
         try:
             self._feed(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return None
         if self._marks != _ONE_WHOLE or data.count(b"\r\n") != len(headers) + 2:
             return None

@@ -32,8 +32,8 @@ class Connection(Protocol):
     def take(self, data: bytes) -> None:
         """These bytes have arrived; none stand for the end."""
 
-    def write(self, answer: bytes) -> None:
-        """Write this now."""
+    def write(self, answer: bytes, *, last: bool) -> None:
+        """Write this now, and close after the last."""
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -80,7 +80,7 @@ class Listener:
         self.date_line = b""
         self._loop: asyncio.AbstractEventLoop
         self._arrived: list[tuple[Connection, bytes]] = []
-        self._outgoing: list[tuple[Connection, bytes]] = []
+        self._outgoing: list[tuple[Connection, bytes, bool]] = []
         self._sweeper: Timer | None = None
         self._watchers: list[asyncio.Future[None]] = []
 
@@ -118,17 +118,17 @@ class Listener:
                 _log.exception("connection_failed")
                 connection.cut()
 
-    def send(self, connection: Connection, answer: bytes) -> None:
+    def send(self, connection: Connection, answer: bytes, *, last: bool) -> None:
         """Have the answer written at the end of this tick, in the order of the calls."""
         if not self._outgoing:
             self._loop.call_soon(self._write)
-        self._outgoing.append((connection, answer))
+        self._outgoing.append((connection, answer, last))
 
     def _write(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        for connection, answer in outgoing:
+        for connection, answer, last in outgoing:
             try:
-                connection.write(answer)
+                connection.write(answer, last=last)
             except Exception:  # noqa: BLE001 - as above
                 _log.exception("connection_failed")
                 connection.cut()
