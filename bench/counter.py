@@ -1,15 +1,17 @@
-"""Durable purchases for each CPU second of the counter, beside HAProxy answering a constant and a FastAPI program.
+"""Durable purchases for each CPU second of the counter, beside HAProxy and a FastAPI program.
 
-256 connections without pipelining, a new buyer with a new token for each request, embedded Valkey with `appendfsync always`.
+256 connections without pipelining, a new buyer with a new token for each request, embedded Valkey with
+`appendfsync always`. HAProxy answers a constant; the FastAPI program does one EVALSHA for each request.
 """
 
 import asyncio
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import valkey as valkey_client
 
@@ -33,7 +35,7 @@ Start = Callable[[int, str, int | None], AbstractContextManager[tuple[int, int]]
 
 
 def measure(runs: int) -> tuple[list[Row], list[Skipped]]:
-    """The rows of this bench; the servers take turns, so that a slow moment of the machine meets all of them."""
+    """The rows of this bench; the servers take turns, so that a slow moment of the machine meets all."""
     servers: dict[str, tuple[Start, int, str]] = {
         "counter": (_counter, 200_000, "201"),
         "FastAPI, one EVALSHA each": (_fastapi, 20_000, "201"),
@@ -119,14 +121,15 @@ def _check(outcome: Outcome, expect: str, sold: int) -> None:
 
 
 @asynccontextmanager
-async def _valkey(cpu: int | None):  # noqa: ANN202 - port, process id and a function for the stock that is left
+async def _valkey(cpu: int | None) -> AsyncIterator[tuple[int, int, Callable[[], Awaitable[int]]]]:
+    """Port, process id, and a function that tells the stock that is left."""
     clock = SystemClock()
     folder = Path(tempfile.mkdtemp(prefix="bench-valkey-"))
     try:
         engine = await start_valkey(folder, clock)
         processes.pin(engine.child.pid, cpu)
         inventory = await ValkeyInventory.connect("127.0.0.1", engine.port, clock)
-        client = valkey_client.Valkey(port=engine.port)
+        client: Any = valkey_client.Valkey(port=engine.port)  # its types mix those of its asynchronous twin
         now_ms = clock.now_ms()
         await inventory.publish(
             Sale(SALE, "Bench", (Sku(SKU, "Tea", 100, STOCK),), now_ms - 1000, now_ms + 3_600_000, 600_000)

@@ -1,7 +1,8 @@
-"""A closed-loop load generator in a process of its own: each connection sends its next purchase when the last is answered.
+"""A closed-loop load generator: each connection sends its next purchase when the last is answered.
 
-Run as `python -m bench.load`, with a `Job` as JSON on standard input; prints an `Outcome`. Every purchase is by a new buyer with a
-new token; all are signed and written before the clock starts. CPU is that of the processes measured, from /proc.
+Run as `python -m bench.load`, with a `Job` as JSON on standard input; prints an `Outcome`. Every purchase is
+by a new buyer with a new token; all are signed and written before the clock starts. CPU is that of the
+processes measured, from /proc.
 """
 
 import asyncio
@@ -60,7 +61,10 @@ def purchases(job: Job) -> list[bytes]:
     keys = TokenKeys((bytes.fromhex(job.token_key),))
     expires_s = int(time.time()) + 3600
     body = msgspec.json.encode({"sku": job.sku, "quantity": 1})
-    head = f"POST /v1/sales/{job.sale}/orders HTTP/1.1\r\nHost: {job.host}:{job.port}\r\nContent-Type: application/json\r\n"
+    head = (
+        f"POST /v1/sales/{job.sale}/orders HTTP/1.1\r\nHost: {job.host}:{job.port}\r\n"
+        "Content-Type: application/json\r\n"
+    )
     tail = f"Content-Length: {len(body)}\r\n\r\n".encode() + body
     return [
         f"{head}Authorization: Bearer {keys.sign(f'{job.buyers}-{number}', job.sale, expires_s)}\r\n"
@@ -91,7 +95,7 @@ class _Client(asyncio.Protocol):
         self._sent_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being a subclass
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being a subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._load.finished.is_set():

@@ -21,7 +21,7 @@ READY_S = 20.0
 
 
 def cores() -> tuple[int | None, int | None]:
-    """The core for the server measured and the one for everything else; None, None where there is only one."""
+    """The core for the server measured and the one for everything else; None where there is only one."""
     available = sorted(os.sched_getaffinity(0))
     return (available[0], available[1]) if len(available) > 1 else (None, None)
 
@@ -49,7 +49,8 @@ def haproxy(cpu: int | None) -> Iterator[tuple[int, int]]:
         settings.write_text(
             "global\n  maxconn 2000\n  nbthread 1\n"
             "defaults\n  mode http\n  timeout client 30s\n  timeout connect 5s\n  timeout server 5s\n"
-            f'frontend constant\n  bind 127.0.0.1:{port}\n  http-request return status 200 content-type "text/plain" string "ok"\n'
+            f"frontend constant\n  bind 127.0.0.1:{port}\n"
+            '  http-request return status 200 content-type "text/plain" string "ok"\n'
         )
         with _ended(["haproxy", "-db", "-f", str(settings)], cpu, stdout=subprocess.DEVNULL) as process:
             _until_listening(port)

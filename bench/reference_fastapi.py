@@ -1,7 +1,7 @@
-"""The reference: the purchase as a small FastAPI program does it, one EVALSHA for each request, with the same durability.
+"""The reference: the purchase as a small FastAPI program does it, with the same durability.
 
-`python -m bench.reference_fastapi VALKEY_PORT TOKEN_KEY`; prints its port. It checks the same token, enforces the same limit for each
-buyer and key, and writes the same facts to a stream.
+`python -m bench.reference_fastapi VALKEY_PORT TOKEN_KEY`; prints its port. One EVALSHA for each request; it
+checks the same token, lets a buyer buy once, and writes the same facts to a stream.
 """
 
 import base64
@@ -26,7 +26,8 @@ local left = tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or '0')
 if left < tonumber(ARGV[3]) then return {'sold_out', ''} end
 redis.call('HINCRBY', KEYS[1], ARGV[2], -tonumber(ARGV[3]))
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[4])
-redis.call('XADD', KEYS[3], '*', 'order', ARGV[4], 'buyer', ARGV[1], 'sku', ARGV[2], 'quantity', ARGV[3], 'key', ARGV[5])
+redis.call('XADD', KEYS[3], '*', 'order', ARGV[4], 'buyer', ARGV[1], 'sku', ARGV[2],
+  'quantity', ARGV[3], 'key', ARGV[5])
 return {'reserved', ARGV[4]}
 """
 

@@ -209,7 +209,11 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "fleet": FleetSettings,
     "crowd": CrowdSettings,
 }
-_LISTS: dict[str, type[msgspec.Struct]] = {"zones": ZoneSettings, "sales": SaleSettings, "calendar": CalendarSettings}
+_LISTS: dict[str, type[msgspec.Struct]] = {
+    "zones": ZoneSettings,
+    "sales": SaleSettings,
+    "calendar": CalendarSettings,
+}
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:

@@ -51,7 +51,9 @@ class Sku(msgspec.Struct, frozen=True):
             msg = f"the stock of {self.sku} must be between 0 and {STOCK_MAX}, not {self.stock}"
             raise ValueError(msg)
         if not 1 <= self.per_buyer_max <= QUANTITY_MAX:
-            msg = f"per_buyer_max of {self.sku} must be between 1 and {QUANTITY_MAX}, not {self.per_buyer_max}"
+            msg = (
+                f"per_buyer_max of {self.sku} must be between 1 and {QUANTITY_MAX}, not {self.per_buyer_max}"
+            )
             raise ValueError(msg)
 
 

@@ -38,7 +38,7 @@ def test_a_sale_keeps_every_promise_and_gives_the_cloud_back(tmp_path: Path) -> 
     assert status in {0, 1, 3}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "A small sale" in page
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
 
 
 def test_without_scaling_nothing_is_rented_and_the_peak_is_shed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A raw HTTP client and the makings of a counter, for the tests of the order path's front."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -115,9 +116,7 @@ class Client:
             raw = await self.reader.readuntil(b"\r\n\r\n")
             lines = raw.decode("latin-1").split("\r\n")[:-2]
             version, status, _ = lines[0].split(" ", 2)
-            headers = {
-                name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])
-            }
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
             body = b""
             if not head and int(status) >= 200:
                 body = await self.reader.readexactly(int(headers["content-length"]))
@@ -130,10 +129,8 @@ class Client:
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The counter over real sockets: every answer of the order path's front, on memory and on a real Valkey."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -27,7 +28,6 @@ from tests.integration.counter_client import (
     Shop,
     get,
     make_sale,
-    new_buyer,
     open_shop,
     purchase,
     token,
@@ -46,9 +46,7 @@ class Wayward(MemoryInventory):
         self.batches: list[int] = []
         self.views = 0
 
-    async def reserve(
-        self, sale: str, bucket: int, batch: Sequence[ReserveRequest]
-    ) -> list[ReserveResult]:
+    async def reserve(self, sale: str, bucket: int, batch: Sequence[ReserveRequest]) -> list[ReserveResult]:
         self.batches.append(len(batch))
         await self.gate.wait()
         if self.failure is not None:
@@ -335,7 +333,9 @@ async def test_who_leaves_the_queue_makes_room() -> None:
     ],
     ids=["unavailable", "unknown", "fault"],
 )
-async def test_a_failing_inventory_is_admitted_and_a_repetition_succeeds(failure: Exception, code: str) -> None:
+async def test_a_failing_inventory_is_admitted_and_a_repetition_succeeds(
+    failure: Exception, code: str
+) -> None:
     inventory = Wayward()
     async with open_shop(inventory) as shop:
         inventory.failure = failure
@@ -396,7 +396,7 @@ async def test_more_purchases_than_may_wait_are_overload() -> None:
 
 async def test_a_paused_sale_cannot_be_bought_and_says_so(inventory: Inventory) -> None:
     async with open_shop(inventory) as shop:
-        await inventory.pause(SALE, True)
+        await inventory.pause(SALE, paused=True)
         answer = await shop.ask(purchase())
         assert (answer.status, answer.code) == (503, "unavailable")
         await asyncio.sleep(0.25)
@@ -485,7 +485,9 @@ async def test_states_of_the_page() -> None:
     await inventory.publish(make_sale("past", opens_ms=now_ms - 2000, closes_ms=now_ms - 1000))
     await inventory.publish(make_sale("future", opens_ms=now_ms + 100_000))
     async with open_shop(inventory) as shop:
-        states = [(await shop.ask(get(f"/v1/sales/{sale}"))).json["state"] for sale in ("past", "future", SALE)]
+        states = [
+            (await shop.ask(get(f"/v1/sales/{sale}"))).json["state"] for sale in ("past", "future", SALE)
+        ]
         assert states == ["closed", "upcoming", "open"]
 
 
@@ -569,7 +571,7 @@ async def test_stopping_answers_what_is_under_way() -> None:
         inventory.gate.set()
         assert (await client.answer()).status == 201
         await stopping
-        with pytest.raises(OSError, match="refused|failed"):
+        with pytest.raises(OSError, match=r"refused|failed"):
             await shop.connect()
 
 
@@ -618,8 +620,14 @@ async def test_methods_and_targets(shop: Shop, request_: bytes, status: int, all
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\ncontent-length: 2\r\n\r\na", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1x\r\n\r\na", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         (b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
@@ -703,7 +711,9 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         keys = [f"k{number}" for number in range(10)]
         wanted: list[int] = []
         for key in keys:
-            client.send(purchase("anna", key, {"sku": "tea", "quantity": 2}) + get("/healthz") + get("/nowhere"))
+            client.send(
+                purchase("anna", key, {"sku": "tea", "quantity": 2}) + get("/healthz") + get("/nowhere")
+            )
             wanted += [409 if wanted else 201, 200, 404]
         await shop.until(lambda: inventory.batches)
         inventory.gate.set()
@@ -720,7 +730,9 @@ async def test_a_pipeline_has_an_end() -> None:
         inventory.gate.set()
         answers = [await client.answer() for _ in range(1 + connection.PIPELINE_MAX)]
         assert [answer.status for answer in answers] == [201] + [200] * connection.PIPELINE_MAX
-        assert [answer.headers.get("connection") for answer in answers] == [None] * (len(answers) - 1) + ["close"]
+        assert [answer.headers.get("connection") for answer in answers] == [None] * (len(answers) - 1) + [
+            "close"
+        ]
         assert await client.ended() == b""
 
 
@@ -785,10 +797,8 @@ async def test_who_sends_slowly_or_nothing_is_closed(shop: Shop, monkeypatch: py
     assert (await slow.answer()).code == "request_timeout"
     assert (await body.answer()).code == "request_timeout"
     for client in (slow, body, silent, idle):
-        try:
+        with contextlib.suppress(ConnectionResetError):
             assert await client.ended() == b""
-        except ConnectionResetError:
-            pass
 
 
 async def test_connections_beyond_the_limit_are_refused() -> None:
@@ -811,7 +821,6 @@ async def test_who_does_not_read_is_not_served_further_and_is_cut(
 ) -> None:
     monkeypatch.setattr(connection, "SEND_TIMEOUT_S", 0.3)
     client = await shop.connect()
-    client.reader._limit = 1  # the client's own buffer takes nothing
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the stream reader's transport reads
     served = shop.server.figures.successes
     await shop.until(lambda: len(shop.server.listener.connections) == 1)

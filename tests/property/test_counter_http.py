@@ -1,10 +1,10 @@
-"""Whatever is sent, however it is cut: a right answer or a clean end, and the counter still serves afterwards."""
+"""Whatever is sent, however it is cut: a right answer or a clean end, and the counter still serves."""
 
 import asyncio
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -104,15 +104,20 @@ def cut_up(data: bytes, cuts: list[float]) -> list[bytes]:
 def chunked(request: bytes) -> bytes:
     head, _, body = request.partition(b"\r\n\r\n")
     lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")]
-    chunks = b"".join(b"%x;note=1\r\n%b\r\n" % (len(body[at : at + 5]), body[at : at + 5]) for at in range(0, len(body), 5))
-    return b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", b""]) + chunks + b"0\r\nX-Late: 1\r\n\r\n"
+    chunks = b"".join(
+        b"%x;note=1\r\n%b\r\n" % (len(body[at : at + 5]), body[at : at + 5]) for at in range(0, len(body), 5)
+    )
+    return (
+        b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", b""]) + chunks + b"0\r\nX-Late: 1\r\n\r\n"
+    )
 
 
 def asked_first(request: bytes) -> bytes:
     return request.replace(b"\r\n", b"\r\nExpect: 100-continue\r\n", 1)
 
 
-CALLS = st.sampled_from(
+Call = Callable[[], tuple[bytes, int]]
+CALLS: st.SearchStrategy[Call] = st.sampled_from(
     [
         lambda: (purchase(), 201),
         lambda: (chunked(purchase()), 201),
@@ -135,7 +140,7 @@ CUTS = st.lists(st.floats(0, 1), max_size=12)
 @settings(max_examples=60)
 @given(calls=st.lists(CALLS, min_size=1, max_size=12), cuts=CUTS)
 def test_each_request_of_a_pipeline_gets_its_own_answer_however_it_is_cut(
-    served: Served, calls: list, cuts: list[float]
+    served: Served, calls: list[Call], cuts: list[float]
 ) -> None:
     pairs = [call() for call in calls]
     heads = iter([request.startswith(b"HEAD") for request, _ in pairs])
@@ -146,11 +151,13 @@ def test_each_request_of_a_pipeline_gets_its_own_answer_however_it_is_cut(
 @settings(max_examples=120)
 @given(
     calls=st.lists(CALLS, max_size=4),
-    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=12)), min_size=1, max_size=6),
+    edits=st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=12)), min_size=1, max_size=6
+    ),
     cuts=CUTS,
 )
 def test_damaged_requests_get_answers_or_a_clean_end(
-    served: Served, calls: list, edits: list[tuple[float, int, bytes]], cuts: list[float]
+    served: Served, calls: list[Call], edits: list[tuple[float, int, bytes]], cuts: list[float]
 ) -> None:
     data = b"".join(request for request, _ in (call() for call in calls) if not request.startswith(b"HEAD"))
     received = served.talk(cut_up(damaged(data, edits), cuts))
@@ -219,7 +226,9 @@ FRAGMENTS = st.sampled_from(
 
 @settings(max_examples=600)
 @given(
-    base=st.sampled_from([purchase("anna", "k"), get("/healthz"), purchase("anna", "k", headers={"X-Other": "1"}), b""]),
+    base=st.sampled_from(
+        [purchase("anna", "k"), get("/healthz"), purchase("anna", "k", headers={"X-Other": "1"}), b""]
+    ),
     edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), FRAGMENTS), max_size=4),
     lines=st.lists(FRAGMENTS, max_size=2),
 )
@@ -246,6 +255,11 @@ def test_a_glance_sees_what_the_full_parser_sees_or_nothing(
 def test_a_glance_takes_no_half_request(at: int) -> None:
     request = purchase("anna", "k")
     assert Glance().whole(request, BODY_MAX) is not None
-    for data in (request[: at % len(request)], request + request[: 1 + at % len(request)], request + b"\r", request + b"G"):
+    for data in (
+        request[: at % len(request)],
+        request + request[: 1 + at % len(request)],
+        request + b"\r",
+        request + b"G",
+    ):
         seen = Glance().whole(data, BODY_MAX)
         assert seen is None or data.rstrip(b"\r") == request

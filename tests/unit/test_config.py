@@ -72,7 +72,10 @@ def test_every_wrong_key_is_named_at_once() -> None:
         (lambda raw: raw["sales"][0].update(hold_s="5s"), "sales[0].hold_s"),
         (lambda raw: raw["sales"][0].update(sale="no spaces"), "sale"),
         (lambda raw: raw["sales"][0]["skus"].append(dict(raw["sales"][0]["skus"][0])), "twice"),
-        (lambda raw: raw.update(calendar=[{"sale": "x", "peak_requests_per_s": 5.0, "lasts_s": 1.0}]), "calendar[0].sale"),
+        (
+            lambda raw: raw.update(calendar=[{"sale": "x", "peak_requests_per_s": 5.0, "lasts_s": 1.0}]),
+            "calendar[0].sale",
+        ),
         (lambda raw: raw["zones"][0].update(kind="cloud", price_cny_per_node_h=1.0), "idc"),
         (lambda raw: raw["zones"].append(dict(raw["zones"][0])), "zones[1].name"),
         (lambda raw: raw.update(zones={}), "[[zones]]"),

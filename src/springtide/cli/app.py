@@ -22,7 +22,9 @@ app = App(
     help="Sell a limited stock to a crowd: nothing oversold, nothing lost, capacity that rises with the sale.",
     version=__version__,
 )
-run = App(name="run", help="The processes a sale consists of. `springtide demo` starts them for you.", show=False)
+run = App(
+    name="run", help="The processes a sale consists of. `springtide demo` starts them for you.", show=False
+)
 app.command(run)
 
 SettingsFile = Annotated[Path, Parameter(help="The role's settings, written by the command that starts it.")]
@@ -30,11 +32,17 @@ SettingsFile = Annotated[Path, Parameter(help="The role's settings, written by t
 
 @app.command
 def demo(
-    config: Annotated[Path | None, Parameter(help="The sale; without it, the live room that comes along.")] = None,
+    config: Annotated[
+        Path | None, Parameter(help="The sale; without it, the live room that comes along.")
+    ] = None,
     *,
     out: Annotated[Path, Parameter(help="Where the report and the logs go.")] = Path("out/demo"),
-    scale: Annotated[bool, Parameter(help="--no-scale: the base replicas alone, to see what elasticity does.")] = True,
-    chaos: Annotated[bool, Parameter(help="Kill a counter, the recorder and a whole zone while it sells.")] = False,
+    scale: Annotated[
+        bool, Parameter(help="--no-scale: the base replicas alone, to see what elasticity does.")
+    ] = True,
+    chaos: Annotated[
+        bool, Parameter(help="Kill a counter, the recorder and a whole zone while it sells.")
+    ] = False,
     port: Annotated[int, Parameter(help="The balancer's port; 0 takes a free one.")] = 0,
 ) -> int:
     """Run a whole flash sale on this machine: real engines, real HTTP, a crowd of buyers, and a verdict."""
@@ -50,7 +58,9 @@ def audit(
     *,
     inventory: Annotated[str, Parameter(help="HOST:PORT of Valkey.")],
     ledger: Annotated[str, Parameter(help="PostgreSQL's URL.")],
-    wait_s: Annotated[float, Parameter(help="How long the ledger may take to reach the journal's end.")] = 10.0,
+    wait_s: Annotated[
+        float, Parameter(help="How long the ledger may take to reach the journal's end.")
+    ] = 10.0,
 ) -> int:
     """Prove a sale: nothing oversold, nothing lost, stock + reserved + paid + returning = initial + restocked."""
     from springtide.cli.audit import run_audit  # noqa: PLC0415 - each command loads only what it needs

@@ -34,7 +34,7 @@ class Chaos:
         """Kill one counter, then the recorder, then every replica of a zone."""
         await self._until(1.5)
         for replica in (await self._ready())[:1]:
-            self._kill(replica)
+            self.runtime.kill(replica.replica_id)
             self._strike(f"counter {replica.replica_id} killed")
         await self._until(3.0)
         self.recorder.child.signal(signal.SIGKILL)

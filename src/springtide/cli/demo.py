@@ -34,7 +34,7 @@ from springtide.cli.world import (
     start_workers,
 )
 from springtide.config import Config, CrowdSettings, load
-from springtide.console.report import exit_status, write_report
+from springtide.console.report import RunFigures, exit_status, write_report
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.process import ProcessRuntime
@@ -179,7 +179,11 @@ async def _start(
 
 
 def _make_loop(
-    inputs: Inputs, folders: Folders, clock: SystemClock, ports: FleetPorts, calendar: tuple[CalendarEvent, ...]
+    inputs: Inputs,
+    folders: Folders,
+    clock: SystemClock,
+    ports: FleetPorts,
+    calendar: tuple[CalendarEvent, ...],
 ) -> ControlLoop:
     settings = LoopSettings(
         run_id=SystemIds().new("")[:8],
@@ -210,7 +214,13 @@ async def _sell(stack: AsyncExitStack, run: Run) -> None:
     stack.push_async_callback(crowd.stop, run.clock, CROWD_STOP_S)
     if run.options.chaos:
         chaos = Chaos(
-            run.runtime, run.workers.recorder, run.clock, run.start_ms, run.sale.opens_ms, CHAOS_ZONE, run.faults
+            run.runtime,
+            run.workers.recorder,
+            run.clock,
+            run.start_ms,
+            run.sale.opens_ms,
+            CHAOS_ZONE,
+            run.faults,
         )
         striking = asyncio.create_task(chaos.run())
         stack.push_async_callback(_cancelled, striking)
@@ -242,14 +252,16 @@ async def _settle(run: Run, watch: Watch) -> None:
     watch.settling()
     until = run.clock.monotonic_s() + SETTLE_S
     while run.clock.monotonic_s() < until:
-        open_units = sum(row.reserved + row.returning for row in await run.engines.ledger.totals(run.sale.sale))
+        open_units = sum(
+            row.reserved + row.returning for row in await run.engines.ledger.totals(run.sale.sale)
+        )
         depth = await run.engines.inventory.journal_depth(run.sale.sale, 0)
         if not open_units and not depth and not await run.cloud.nodes():
             return
         await run.clock.sleep(POLL_S)
 
 
-async def _conclude(run: Run, watch: Watch) -> figures.RunFigures:
+async def _conclude(run: Run, watch: Watch) -> RunFigures:
     """Audit, measure the unthrottled rate, and put the figures together."""
     watch.auditing()
     report = await audit(run.engines.inventory, run.engines.ledger, run.sale.sale, run.clock, AUDIT_S)

@@ -104,7 +104,10 @@ def fleet_history(found: Findings) -> _FleetHistory:
     for entry in read_journal(found.out / "journal.jsonl"):
         if isinstance(entry, Decision):
             snapshots.append(entry.snapshot)
-            _raise_to(replicas_peak, [one.zone for one in entry.snapshot.replicas if one.state is ReplicaState.READY])
+            _raise_to(
+                replicas_peak,
+                [one.zone for one in entry.snapshot.replicas if one.state is ReplicaState.READY],
+            )
             _raise_to(nodes_peak, [node.zone for node in entry.snapshot.nodes])
         elif isinstance(entry, Outcome) and not entry.error:
             if isinstance(entry.action, RentNodes):
@@ -153,5 +156,7 @@ def _raise_to(peak: dict[str, int], zones: Sequence[str]) -> None:
 
 def _static_cost_cny(zones: Sequence[Zone], nodes_peak: dict[str, int]) -> float:
     """What the most nodes that were rented at one time would cost if they were kept for a whole day."""
-    fen = sum(zone.price_fen_per_node_h * nodes_peak[zone.name] for zone in zones if zone.kind is ZoneKind.CLOUD)
+    fen = sum(
+        zone.price_fen_per_node_h * nodes_peak[zone.name] for zone in zones if zone.kind is ZoneKind.CLOUD
+    )
     return fen * HOURS_A_DAY / FEN

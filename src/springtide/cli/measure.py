@@ -1,6 +1,5 @@
 """How fast one counter is on this machine when no rate is emulated: a short closed loop on a sale of its own."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -53,7 +52,9 @@ class _ClosedLoop:
             self.send()
 
 
-async def unthrottled_rate(folders: Folders, engines: Engines, settings: RoleSettings, clock: SystemClock) -> float:
+async def unthrottled_rate(
+    folders: Folders, engines: Engines, settings: RoleSettings, clock: SystemClock
+) -> float:
     """Durable purchases per second through one counter without `rate_max`; generator, engines and recorder beside it.
 
     It sells from a sale of its own, which is no part of any other figure of the run.
@@ -82,7 +83,8 @@ async def _start_counter(
     stack: AsyncExitStack, folders: Folders, settings: RoleSettings, clock: SystemClock
 ) -> int:
     free = RoleSettings(
-        **{name: getattr(settings, name) for name in settings.__struct_fields__ if name != "rate_max"}, rate_max=None
+        **{name: getattr(settings, name) for name in settings.__struct_fields__ if name != "rate_max"},
+        rate_max=None,
     )
     path = settings_file(folders, "unthrottled", free)
     announce: Path = folders.run / "unthrottled-port.json"

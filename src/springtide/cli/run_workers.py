@@ -17,6 +17,8 @@ from springtide.twin.crowd.generator import run_crowd
 from springtide.twin.crowd.spec import read_spec
 
 ANNOUNCE_TIMEOUT_S = 20.0
+CONSUMER = "recorder"
+"""Stable, so that a restarted recorder finds its own unacknowledged entries at once; one recorder per bucket."""
 
 
 async def run_recorder(settings_path: Path) -> int:
@@ -25,7 +27,7 @@ async def run_recorder(settings_path: Path) -> int:
     clock = SystemClock()
     inventory = await ValkeyInventory.connect(settings.inventory_host, settings.inventory_port, clock)
     ledger = await PostgresLedger.connect(settings.ledger_dsn, clock)
-    recorder = Recorder(inventory, ledger, clock, SystemIds().new("recorder-"))
+    recorder = Recorder(inventory, ledger, clock, CONSUMER)
     await work_until_stopped(recorder.run, recorder.stop)
     await ledger.close()
     await inventory.close()

@@ -131,7 +131,14 @@ def make_runtime(folders: Folders, clock: SystemClock, settings: Path) -> Proces
     """Replicas as local processes."""
 
     def replica(spec: ReplicaSpec, announce: Path) -> list[str]:
-        arguments = ["--settings", str(settings), "--replica-id", spec.replica_id, "--announce", str(announce)]
+        arguments = [
+            "--settings",
+            str(settings),
+            "--replica-id",
+            spec.replica_id,
+            "--announce",
+            str(announce),
+        ]
         return command("counter", *arguments)
 
     return ProcessRuntime(replica, folders.run / "replicas", clock)
@@ -142,7 +149,9 @@ def make_cloud(folders: Folders, clock: SystemClock, zones: Sequence[Zone], seed
     return LocalCloud(folders.run / "cloud.json", clock, chance(seed), zones)
 
 
-async def start_workers(stack: AsyncExitStack, folders: Folders, clock: SystemClock, settings: Path) -> "Workers":
+async def start_workers(
+    stack: AsyncExitStack, folders: Folders, clock: SystemClock, settings: Path
+) -> "Workers":
     """Start the recorder and the back office, supervised, and wait until the back office listens."""
     announce = folders.run / "backoffice.json"
 

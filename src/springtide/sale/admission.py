@@ -1,5 +1,4 @@
-"""Who may come in, and when: the replica's own capacity and the rate of each buyer. Both take O(1) for a
-request."""
+"""Who may come in, and when: the replica's own capacity and the rate of each buyer, O(1) for a request."""
 
 import math
 from collections import OrderedDict
@@ -26,10 +25,10 @@ class Waiter(Protocol):
 
 
 class CapacityQueue:
-    """At most `rate_max` requests a second, in the order of arrival, and nobody waits longer than `wait_s_max`.
+    """At most `rate_max` requests a second, in the order of arrival; nobody waits longer than `wait_s_max`.
 
-    A token bucket that holds `BURST_S` of the rate (at least 1). Who would wait longer is refused at once, so at most
-    `depth_max` wait. With tokens there, nothing is queued and no timer is set.
+    A token bucket that holds `BURST_S` of the rate (at least 1). Who would wait longer is refused at once, so
+    at most `depth_max` wait. With tokens there, nothing is queued and no timer is set.
     """
 
     __slots__ = ("_burst", "_clock", "_filled_s", "_rate", "_timer", "_tokens", "_waiting", "depth_max")
@@ -51,7 +50,7 @@ class CapacityQueue:
         return len(self._waiting)
 
     def enter(self, waiter: Waiter, now_s: float) -> bool | None:
-        """True: come in now. None: `waiter.admitted` is called when it is its turn. False: come back later."""
+        """True: come in. None: `waiter.admitted` is called when its turn comes. False: come back later."""
         if not self._waiting:
             self._fill(now_s)
             if self._tokens >= 1.0 - _EPSILON:
@@ -91,9 +90,10 @@ class CapacityQueue:
 
 
 class BuyerRates:
-    """A rate and a burst for each buyer, by the generic cell rate algorithm (ITU-T I.371): one number for each buyer.
+    """A rate and a burst for each buyer, by the generic cell rate algorithm (ITU-T I.371).
 
-    The number is the moment at which the buyer's allowance is full again. The oldest generation is forgotten as a whole.
+    It takes one number for each: the moment at which the buyer's allowance is full again. The oldest
+    generation of buyers is forgotten as a whole.
     """
 
     __slots__ = ("_buyers_max", "_full_at", "_full_at_before", "_step_s", "_tolerance_s")
@@ -130,9 +130,10 @@ class BuyerRates:
 
 
 class RetrySpread:
-    """Moments to come back, spread evenly over a span so that those who were refused together do not return together.
+    """Moments to come back, spread evenly, so that those refused together do not return together.
 
-    Multiples of the golden ratio modulo 1: any run of them is spread evenly, which random numbers only are on average.
+    Multiples of the golden ratio modulo 1: any run of them is spread evenly, which random numbers are only on
+    average.
     """
 
     __slots__ = ("_at",)

@@ -49,8 +49,7 @@ class _Lane:
 
 
 class Batcher:
-    """Sends batches of up to `batch_max`, `batches_in_flight_max` at once for each bucket; then the next one
-    grows."""
+    """Sends batches of up to `batch_max`; while `batches_in_flight_max` are under way, the next one grows."""
 
     __slots__ = (
         "_batch_max",
@@ -123,7 +122,7 @@ class Batcher:
         self._send(lane)
 
     def _send(self, lane: _Lane) -> None:
-        """Send what the limit of batches in flight allows, leaving out what came too late to be sent at all."""
+        """Send what the limit of batches in flight allows, leaving out what came too late to be sent."""
         while lane.requests and lane.in_flight < self._in_flight_max:
             requests = lane.requests[: self._batch_max]
             waiters = lane.waiters[: self._batch_max]

@@ -94,6 +94,7 @@ class HttpConnection(asyncio.Protocol):
         "_glance",
         "_glances_failed",
         "_linger",
+        "_lingering",
         "_no_more",
         "_parser",
         "_pumping",
@@ -136,6 +137,7 @@ class HttpConnection(asyncio.Protocol):
         self._pumping = False
         self._closing = False
         self._linger = False
+        self._lingering = False
 
     def handle(self, request: Request) -> None:
         """Answer it now or later, with one `reply` or `refuse`."""
@@ -218,12 +220,15 @@ class HttpConnection(asyncio.Protocol):
 
     def _ended(self) -> None:
         self._eof = True
-        if self.transport is not None and (self._closing or not (self.busy or self._waiting)):
+        if self._lingering and self.transport is not None:
             self.transport.close()
+        elif not (self._closing or self.busy or self._waiting):
+            # Not at once: an answer of this tick may still have to be written.
+            self._closing = self._no_more = True
+            self.listener.send(self, b"", last=True)
 
     def _glance_failed(self) -> None:
-        """It has taken in bytes that it cannot give back. Clients differ: after some failures it is not tried
-        again."""
+        """It took in bytes that it cannot give back; after some failures it is not tried again."""
         self._glances_failed += 1
         self._glance = Glance() if self._glances_failed < GLANCES_FAILED_MAX else None
 
@@ -335,7 +340,7 @@ class HttpConnection(asyncio.Protocol):
     # --- answers --------------------------------------------------------------------------------------------
 
     def reply(self, head: bytes, body: bytes, extra: bytes = b"") -> None:
-        """Answer the request under way. `head` is the status line and fixed headers, `extra` more headers, each with CRLF.
+        """Answer the request under way. `head`: status line and fixed headers, `extra`: more, each with CRLF.
 
         An answer to a connection that has gone is dropped.
         """
@@ -376,10 +381,11 @@ class HttpConnection(asyncio.Protocol):
         """Write what `reply` made, unless the client has gone meanwhile; after the last answer, close."""
         transport = self.transport
         if transport is None or transport.is_closing():
-            if not answer.startswith(_INTERIM):
+            if answer and not answer.startswith(_INTERIM):
                 self.listener.figures.disconnected += 1
             return
-        transport.write(answer)
+        if answer:
+            transport.write(answer)
         if last:
             self._close(transport)
 
@@ -432,8 +438,7 @@ class HttpConnection(asyncio.Protocol):
         return self._parser
 
     def _go_on_after(self, upgrade: httptools.HttpParserUpgrade, data: bytes) -> None:
-        """The request asked for another protocol and was answered in this one (RFC 9110, 7.8); read what
-        follows it."""
+        """Another protocol was asked for and this one answered (RFC 9110, 7.8); read what follows."""
         self._parser = httptools.HttpRequestParser(self)
         offset: int = upgrade.args[0]
         if offset < len(data):
@@ -521,6 +526,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _close(self, transport: asyncio.Transport) -> None:
         if self._linger and not self._eof:
+            self._lingering = True
             transport.resume_reading()
             transport.write_eof()
             self.deadline_s = self.listener.now_s + LINGER_S

@@ -1,7 +1,7 @@
 """The counter: the order path's HTTP front. Many replicas; none holds state that another would need.
 
-`POST /v1/sales/{sale}/orders` buys, `GET /v1/sales/{sale}` is the sale's page, `/healthz`, `/readyz` and `/metrics` are for
-those who run it. A plain protocol on httptools, for the reasons and by the figures of the architecture notes.
+`POST /v1/sales/{sale}/orders` buys, `GET /v1/sales/{sale}` is the sale's page; `/healthz`, `/readyz` and
+`/metrics` are for those who run it.
 """
 
 import asyncio
@@ -387,7 +387,7 @@ class BuyerConnection(HttpConnection):
         self.reply(_OK, page.body, counter.page_extra(age_s))
 
     def _look_up(self, sale: bytes) -> None:
-        """Ask for the sale, once, and serve the request again; what is known to be unknown is not asked for."""
+        """Ask for the sale, once, and serve the request again; not for what is known to be unknown."""
         pages = self.counter.pages
         if pages.known_unknown(sale, self.started_s):
             self.refuse(problems.UNKNOWN_SALE)
@@ -432,9 +432,9 @@ _OPERATORS: Final = frozenset((b"/healthz", b"/readyz", b"/metrics"))
 
 
 def tune_interpreter() -> None:
-    """Call it once a replica has started: collect garbage less often, and never what has been there since the start.
+    """Call it once a replica has started: collect garbage less often, and not what has been there since.
 
-    The order path makes no reference cycles, so what the collector would look through again and again is in use.
+    The order path makes no reference cycles: what the collector would look through, over and over, is in use.
     """
     gc.collect()
     gc.freeze()
@@ -442,7 +442,7 @@ def tune_interpreter() -> None:
 
 
 def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What `asyncio.Runner` takes as `loop_factory`: uvloop where it is installed, else None for asyncio's own."""
+    """What `asyncio.Runner` takes as `loop_factory`: uvloop where it is installed, else None."""
     try:
         import uvloop  # noqa: PLC0415 - it may be missing, and then asyncio's loop serves
     except ImportError:

@@ -1,5 +1,4 @@
-"""A request as the counter sees it, and the short way to one: the usual case, parsed without calling Python
-code."""
+"""A request as the counter sees it, and the short way to one: the usual case, parsed at C speed."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -50,8 +49,7 @@ _ONE_WHOLE = ["begin", "end"]
 
 
 class Request(msgspec.Struct, gc=False):
-    """A whole request, or what made it unreadable. `persists`: an HTTP/1.0 client asked to keep the
-    connection."""
+    """A whole request, or what made it unreadable. `persists`: HTTP/1.0 that asked to be kept alive."""
 
     method: bytes
     url: bytes
@@ -69,11 +67,12 @@ def unreadable(problem: Problem) -> Request:
 
 
 class Glance:
-    """A parser for the usual case, one whole plain request and nothing else, that runs no Python code while it parses.
+    """A parser for the usual case: one whole plain request, and no Python run while it parses.
 
-    Its callbacks are methods of containers. It vouches only for what it has seen completely: one begin and one end,
-    each line of the head a header of a different name, none that changes how the message is read. Anything else is
-    None: the full parser then starts anew on the same bytes, and this object has to be thrown away.
+    Its callbacks are methods of containers. It vouches only for what it has seen completely: one begin and
+    one end, each line of the head a header of a different name, none that changes how the message is read.
+    Anything else is None: the full parser then starts anew on the same bytes, and this object has to be
+    thrown away.
     """
 
     __slots__ = ("_bodies", "_feed", "_headers", "_marks", "_parser", "_urls")

@@ -1,5 +1,4 @@
-"""Sale pages in process memory, encoded once for all who ask. A page is never served older than its stated
-age."""
+"""Sale pages in process memory, encoded once for all who ask, and never served older than stated."""
 
 import asyncio
 import contextlib
@@ -36,8 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Page:
-    """A sale as it was at one moment. `asked_s` is before the inventory was asked, so the age is never
-    understated."""
+    """A sale as it was at one moment. `asked_s` is before the question, so no age is understated."""
 
     __slots__ = ("asked_s", "body", "buckets", "epoch", "opens_ms", "sale", "skew_ms", "skus", "used_s")
 
@@ -126,8 +124,7 @@ class HotCache:
         return until_s is not None and now_s < until_s
 
     def look_up(self, sale: bytes, ready: Callable[[], None]) -> bool:
-        """Ask the inventory anew and call `ready` when that has ended, well or not. False: too many look-ups
-        already."""
+        """Ask the inventory anew; call `ready` when that has ended, well or not. False: too many already."""
         waiters = self._waiters.get(sale)
         if waiters is None:
             if len(self._lookups) >= LOOKUPS_MAX:

@@ -1,5 +1,4 @@
-"""The counter's figures. The hot path adds to plain integers; Prometheus's text is made when somebody asks
-for it."""
+"""The counter's figures. The hot path adds to plain integers; Prometheus's text is made on demand."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping

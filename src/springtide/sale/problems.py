@@ -8,8 +8,7 @@ REPEAT = "Repeating the request with the same Idempotency-Key is safe."
 
 
 class Problem:
-    """One kind of refusal. `index` numbers it for the counters; `closes` ends the connection, whose state is
-    unsure."""
+    """One kind of refusal. `index` numbers it for the counters; `closes` ends the connection."""
 
     __slots__ = ("body", "closes", "code", "detail", "head", "index", "status", "title")
 
@@ -78,7 +77,7 @@ BAD_KEY = Problem(
     400,
     "bad_idempotency_key",
     "Bad Idempotency-Key",
-    "Send one Idempotency-Key header of 1 to 64 letters, digits, '_', '.', ':' or '-', new for each purchase.",
+    "Send one Idempotency-Key of 1 to 64 letters, digits, '_', '.', ':' or '-', new for each purchase.",
 )
 UNAUTHORIZED = Problem(
     401,
