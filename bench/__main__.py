@@ -13,12 +13,8 @@ BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {"counter
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of: {', '.join(BENCHES)}; default: all"
-    )
-    parser.add_argument(
-        "--runs", type=int, default=3, help="how often each server is measured; the median counts"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(BENCHES)}; default: all")
+    parser.add_argument("--runs", type=int, default=3, help="how often each server is measured; the median counts")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="where the JSON goes")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHES]

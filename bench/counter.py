@@ -70,9 +70,7 @@ def _rows(outcomes: dict[str, list[Outcome]]) -> list[Row]:
         if name != "counter":
             rows.append(per_cpu_s[name])
         rows += [
-            median_row(
-                f"{name}: CPU", "s per 100,000 requests", [run.cpu_s[0] / run.answered * 1e5 for run in runs]
-            ),
+            median_row(f"{name}: CPU", "s per 100,000 requests", [run.cpu_s[0] / run.answered * 1e5 for run in runs]),
             median_row(f"{name}: rate", "requests/s", [run.answered / run.seconds for run in runs]),
             median_row(f"{name}: p50", "ms", [run.p50_ms for run in runs]),
             median_row(f"{name}: p99", "ms", [run.p99_ms for run in runs]),

@@ -139,8 +139,7 @@ async def run(job: Job) -> Outcome:
     load = _Load(job)
     loop = asyncio.get_running_loop()
     clients = [
-        (await loop.create_connection(lambda: _Client(load), job.host, job.port))[1]
-        for _ in range(job.connections)
+        (await loop.create_connection(lambda: _Client(load), job.host, job.port))[1] for _ in range(job.connections)
     ]
     load.open = len(clients)
     await asyncio.sleep(0.2)

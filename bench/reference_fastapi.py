@@ -93,9 +93,7 @@ def make_app(valkey_port: int, token_key: bytes) -> FastAPI:
 def main() -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     app = make_app(int(sys.argv[1]), bytes.fromhex(sys.argv[2]))
-    config = uvicorn.Config(
-        app, loop="uvloop", http="httptools", log_level="warning", access_log=False, lifespan="on"
-    )
+    config = uvicorn.Config(app, loop="uvloop", http="httptools", log_level="warning", access_log=False, lifespan="on")
     print(listening.getsockname()[1], flush=True)
     uvicorn.Server(config).run(sockets=[listening])
 

@@ -333,9 +333,7 @@ async def test_who_leaves_the_queue_makes_room() -> None:
     ],
     ids=["unavailable", "unknown", "fault"],
 )
-async def test_a_failing_inventory_is_admitted_and_a_repetition_succeeds(
-    failure: Exception, code: str
-) -> None:
+async def test_a_failing_inventory_is_admitted_and_a_repetition_succeeds(failure: Exception, code: str) -> None:
     inventory = Wayward()
     async with open_shop(inventory) as shop:
         inventory.failure = failure
@@ -485,9 +483,7 @@ async def test_states_of_the_page() -> None:
     await inventory.publish(make_sale("past", opens_ms=now_ms - 2000, closes_ms=now_ms - 1000))
     await inventory.publish(make_sale("future", opens_ms=now_ms + 100_000))
     async with open_shop(inventory) as shop:
-        states = [
-            (await shop.ask(get(f"/v1/sales/{sale}"))).json["state"] for sale in ("past", "future", SALE)
-        ]
+        states = [(await shop.ask(get(f"/v1/sales/{sale}"))).json["state"] for sale in ("past", "future", SALE)]
         assert states == ["closed", "upcoming", "open"]
 
 
@@ -649,9 +645,7 @@ async def test_methods_and_targets(shop: Shop, request_: bytes, status: int, all
     ],
     ids=range(28),
 )
-async def test_what_cannot_be_read_is_refused_and_the_connection_ends(
-    shop: Shop, sent: bytes, status: int
-) -> None:
+async def test_what_cannot_be_read_is_refused_and_the_connection_ends(shop: Shop, sent: bytes, status: int) -> None:
     for splits in (1, 2, 7):
         client = await shop.connect()
         size = -(-len(sent) // splits)
@@ -711,9 +705,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         keys = [f"k{number}" for number in range(10)]
         wanted: list[int] = []
         for key in keys:
-            client.send(
-                purchase("anna", key, {"sku": "tea", "quantity": 2}) + get("/healthz") + get("/nowhere")
-            )
+            client.send(purchase("anna", key, {"sku": "tea", "quantity": 2}) + get("/healthz") + get("/nowhere"))
             wanted += [409 if wanted else 201, 200, 404]
         await shop.until(lambda: inventory.batches)
         inventory.gate.set()
@@ -730,9 +722,7 @@ async def test_a_pipeline_has_an_end() -> None:
         inventory.gate.set()
         answers = [await client.answer() for _ in range(1 + connection.PIPELINE_MAX)]
         assert [answer.status for answer in answers] == [201] + [200] * connection.PIPELINE_MAX
-        assert [answer.headers.get("connection") for answer in answers] == [None] * (len(answers) - 1) + [
-            "close"
-        ]
+        assert [answer.headers.get("connection") for answer in answers] == [None] * (len(answers) - 1) + ["close"]
         assert await client.ended() == b""
 
 
@@ -816,9 +806,7 @@ async def test_connections_beyond_the_limit_are_refused() -> None:
         assert (await shop.ask(get("/healthz"))).status == 200
 
 
-async def test_who_does_not_read_is_not_served_further_and_is_cut(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_does_not_read_is_not_served_further_and_is_cut(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SEND_TIMEOUT_S", 0.3)
     client = await shop.connect()
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the stream reader's transport reads

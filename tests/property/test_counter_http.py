@@ -18,6 +18,7 @@ from springtide.sale.counter import event_loop_factory
 from springtide.sale.glance import Glance, Request
 from springtide.sale.listener import Listener
 from springtide.sale.metrics import Figures
+from springtide.sale.reader import BETWEEN
 from tests.integration.counter_client import CLOCK, SALE, get, make_sale, new_buyer, open_shop, purchase
 
 STATUSES = {200, 201, 400, 401, 404, 405, 408, 409, 411, 413, 417, 422, 431, 501}
@@ -107,9 +108,7 @@ def chunked(request: bytes) -> bytes:
     chunks = b"".join(
         b"%x;note=1\r\n%b\r\n" % (len(body[at : at + 5]), body[at : at + 5]) for at in range(0, len(body), 5)
     )
-    return (
-        b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", b""]) + chunks + b"0\r\nX-Late: 1\r\n\r\n"
-    )
+    return b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", b""]) + chunks + b"0\r\nX-Late: 1\r\n\r\n"
 
 
 def asked_first(request: bytes) -> bytes:
@@ -151,9 +150,7 @@ def test_each_request_of_a_pipeline_gets_its_own_answer_however_it_is_cut(
 @settings(max_examples=120)
 @given(
     calls=st.lists(CALLS, max_size=4),
-    edits=st.lists(
-        st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=12)), min_size=1, max_size=6
-    ),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=12)), min_size=1, max_size=6),
     cuts=CUTS,
 )
 def test_damaged_requests_get_answers_or_a_clean_end(
@@ -243,7 +240,7 @@ def test_a_glance_sees_what_the_full_parser_sees_or_nothing(
     full = Recorder()
     full.take(data)
     assert full.requests == [seen]
-    assert full._state == 0
+    assert full.state == BETWEEN
     # It has kept nothing back that could get into the next request.
     following = purchase("bert", "k2")
     other = Recorder()

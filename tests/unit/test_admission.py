@@ -45,9 +45,7 @@ async def test_who_waits_is_served_in_order_and_in_time() -> None:
     rate=st.floats(1, 5000),
     gaps=st.lists(st.one_of(st.just(0.0), st.floats(0, 0.5)), min_size=1, max_size=60),
 )
-async def test_no_window_of_time_admits_more_than_the_rate_and_the_burst(
-    rate: float, gaps: list[float]
-) -> None:
+async def test_no_window_of_time_admits_more_than_the_rate_and_the_burst(rate: float, gaps: list[float]) -> None:
     clock = VirtualClock()
     queue = CapacityQueue(clock, rate, 0.3)
     admitted: list[float] = []

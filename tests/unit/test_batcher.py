@@ -158,9 +158,7 @@ async def test_beyond_the_bound_purchases_are_not_taken(bench: Bench) -> None:
     ],
     ids=["unavailable", "unknown", "fault"],
 )
-async def test_a_failure_is_told_to_each_and_the_lane_goes_on(
-    bench: Bench, error: Exception, problem: Problem
-) -> None:
+async def test_a_failure_is_told_to_each_and_the_lane_goes_on(bench: Bench, error: Exception, problem: Problem) -> None:
     first, second = Waiter(), Waiter()
     bench.add(first)
     bench.add(second)
@@ -214,9 +212,7 @@ async def test_a_purchase_that_waited_past_its_deadline_is_not_sent(bench: Bench
 
 
 @pytest.mark.parametrize("error", [None, InventoryUnavailable("away")], ids=["decided", "failed"])
-async def test_a_broken_connection_keeps_nobody_else_from_the_answer(
-    bench: Bench, error: Exception | None
-) -> None:
+async def test_a_broken_connection_keeps_nobody_else_from_the_answer(bench: Bench, error: Exception | None) -> None:
     waiters = [Broken(), Waiter(), Broken(), Waiter()]
     for waiter in waiters:
         bench.add(waiter)

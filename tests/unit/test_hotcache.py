@@ -96,9 +96,7 @@ async def test_a_page_is_not_renewed_while_the_inventory_is_away(
     assert clock.monotonic_s() - cache.answered_s < 0.2
 
 
-async def test_the_age_counts_from_before_the_question(
-    cache: HotCache, views: Views, clock: VirtualClock
-) -> None:
+async def test_the_age_counts_from_before_the_question(cache: HotCache, views: Views, clock: VirtualClock) -> None:
     views.lasts_s = 0.15
     cache.start()
     await clock.advance(0.16)
@@ -107,9 +105,7 @@ async def test_the_age_counts_from_before_the_question(
     assert page.asked_s == 0.0
 
 
-async def test_many_who_ask_for_a_sale_cause_one_question(
-    cache: HotCache, views: Views, clock: VirtualClock
-) -> None:
+async def test_many_who_ask_for_a_sale_cause_one_question(cache: HotCache, views: Views, clock: VirtualClock) -> None:
     views.lasts_s = 0.1
     told: list[int] = []
     assert all(cache.look_up(b"evening", lambda: told.append(1)) for _ in range(100))
@@ -120,9 +116,7 @@ async def test_many_who_ask_for_a_sale_cause_one_question(
     assert views.asked == ["evening"]
 
 
-async def test_what_is_unknown_is_remembered_for_a_moment(
-    cache: HotCache, views: Views, clock: VirtualClock
-) -> None:
+async def test_what_is_unknown_is_remembered_for_a_moment(cache: HotCache, views: Views, clock: VirtualClock) -> None:
     told: list[int] = []
     assert cache.look_up(b"morning", lambda: told.append(1))
     await clock.advance(0.0)
@@ -192,9 +186,7 @@ async def test_a_sale_nobody_asks_for_is_let_go(
     assert len(views.asked) == asked
 
 
-async def test_a_sale_that_is_withdrawn_is_forgotten(
-    cache: HotCache, views: Views, clock: VirtualClock
-) -> None:
+async def test_a_sale_that_is_withdrawn_is_forgotten(cache: HotCache, views: Views, clock: VirtualClock) -> None:
     assert cache.look_up(b"evening", lambda: None)
     await clock.advance(0.1)
     del views.stock["evening"]

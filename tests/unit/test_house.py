@@ -189,9 +189,7 @@ def test_a_use_of_the_loops_time_is_found(bad: str) -> None:
     assert len(clock_bypasses(bad)) == 1
 
 
-@pytest.mark.parametrize(
-    "good", ["self._clock.call_later(1, f)", "clock.now_ms()", "asyncio.wait(tasks)", "x.time_s"]
-)
+@pytest.mark.parametrize("good", ["self._clock.call_later(1, f)", "clock.now_ms()", "asyncio.wait(tasks)", "x.time_s"])
 def test_the_clock_and_what_only_looks_like_time_pass(good: str) -> None:
     assert clock_bypasses(good) == []
 
@@ -233,9 +231,7 @@ def test_decisions_are_pure() -> None:
     assert violations(impurities, source_files("src/springtide/decide")) == []
 
 
-@pytest.mark.parametrize(
-    "bad", ["raise TypeError('x')", "raise errors.ConfigError", "assert x", "raise make() from e"]
-)
+@pytest.mark.parametrize("bad", ["raise TypeError('x')", "raise errors.ConfigError", "assert x", "raise make() from e"])
 def test_any_other_error_than_a_value_error_is_found(bad: str) -> None:
     assert len(foreign_raises(bad)) == 1
 

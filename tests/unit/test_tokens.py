@@ -16,9 +16,7 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)
 
 
 @given(buyer=NAMES, sale=NAMES, key=st.binary(min_size=32, max_size=200), ends_s=st.integers(1, 10**10))
-def test_a_signed_token_names_its_buyer_until_it_expires(
-    buyer: str, sale: str, key: bytes, ends_s: int
-) -> None:
+def test_a_signed_token_names_its_buyer_until_it_expires(buyer: str, sale: str, key: bytes, ends_s: int) -> None:
     token = sign_token(key, buyer, sale, ends_s).encode()
     assert len(token) <= TOKEN_BYTES_MAX
     keys = TokenKeys((key,))

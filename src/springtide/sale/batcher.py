@@ -63,9 +63,7 @@ class Batcher:
         "_waiting_max",
     )
 
-    def __init__(
-        self, inventory: Inventory, clock: Clock, settings: CounterSettings, figures: Figures
-    ) -> None:
+    def __init__(self, inventory: Inventory, clock: Clock, settings: CounterSettings, figures: Figures) -> None:
         """Call it with the event loop running."""
         self._inventory = inventory
         self._clock = clock
@@ -149,9 +147,7 @@ class Batcher:
             [waiter for waiter, kept in zip(waiters, in_time, strict=True) if kept],
         )
 
-    async def _decide(
-        self, lane: _Lane, requests: list[ReserveRequest], waiters: list[Waiter], now_ms: int
-    ) -> None:
+    async def _decide(self, lane: _Lane, requests: list[ReserveRequest], waiters: list[Waiter], now_ms: int) -> None:
         self._figures.batch(len(requests))
         wait_s = (requests[0].deadline_ms - now_ms + ANSWER_GRACE_MS) / 1000
         try:
@@ -170,9 +166,7 @@ class Batcher:
             lane.in_flight -= 1
             self._send(lane)
 
-    def _tell(
-        self, requests: list[ReserveRequest], waiters: list[Waiter], results: list[ReserveResult]
-    ) -> None:
+    def _tell(self, requests: list[ReserveRequest], waiters: list[Waiter], results: list[ReserveResult]) -> None:
         if len(results) != len(requests):
             raise RuntimeError(f"{len(results)} results for {len(requests)} purchases")
         now_s = self._clock.monotonic_s()

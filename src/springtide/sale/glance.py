@@ -102,29 +102,19 @@ class Glance:
             return None
         if self._marks != _ONE_WHOLE or data.count(b"\r\n") != len(headers) + 2:
             return None
-        if not _PLAIN.issuperset(headers) and any(
-            name.lower() in _SPECIAL for name in headers.keys() - _PLAIN
-        ):
+        if not _PLAIN.issuperset(headers) and any(name.lower() in _SPECIAL for name in headers.keys() - _PLAIN):
             return None
         bodies = self._bodies
         body = bodies[0] if bodies else b""
         parser = self._parser
         method = parser.get_method()
-        if (
-            len(body) > body_bytes_max
-            or not (bodies or method in _BODILESS)
-            or not parser.should_keep_alive()
-        ):
+        if len(body) > body_bytes_max or not (bodies or method in _BODILESS) or not parser.should_keep_alive():
             return None
         get = headers.get
         host, host_lower = get(b"Host"), get(b"host")
         authorization, authorization_lower = get(b"Authorization"), get(b"authorization")
         key, key_lower = get(b"Idempotency-Key"), get(b"idempotency-key")
-        if (
-            (host is None) is (host_lower is None)
-            or (authorization and authorization_lower)
-            or (key and key_lower)
-        ):
+        if (host is None) is (host_lower is None) or (authorization and authorization_lower) or (key and key_lower):
             return None
         request = Request(
             method, self._urls[0], authorization or authorization_lower, key or key_lower, body, close=False

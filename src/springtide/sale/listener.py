@@ -14,10 +14,6 @@ import structlog
 from springtide.ports import Clock, Timer
 from springtide.sale.metrics import Figures
 
-HEADER_BYTES_MAX = 16_384
-"""Request line and headers up to this size are read; how far beyond depends on how they arrive (8 KiB at
-most)."""
-
 SWEEP_S = 0.25
 """How late a timeout may be noticed."""
 
@@ -46,11 +42,11 @@ class Listener:
     """One for each server; nothing arrives, and nothing is timed out, before `start`."""
 
     __slots__ = (
-        "_arrived",
         "_loop",
         "_outgoing",
         "_sweeper",
         "_watchers",
+        "arrived",
         "body_bytes_max",
         "clock",
         "connections",
@@ -61,7 +57,6 @@ class Listener:
         "in_flight",
         "now_ms",
         "now_s",
-        "wire_bytes_max",
     )
 
     def __init__(self, clock: Clock, figures: Figures, connections_max: int, body_bytes_max: int) -> None:
@@ -70,8 +65,6 @@ class Listener:
         self.figures = figures
         self.connections_max = connections_max
         self.body_bytes_max = body_bytes_max
-        # A chunk of one byte takes six on the wire; what takes more than that is not a body but an attack.
-        self.wire_bytes_max = HEADER_BYTES_MAX + 8 * body_bytes_max
         self.connections: set[Connection] = set()
         self.in_flight = 0
         self.draining = False
@@ -79,7 +72,8 @@ class Listener:
         self.now_ms = 0
         self.date_line = b""
         self._loop: asyncio.AbstractEventLoop
-        self._arrived: list[tuple[Connection, bytes]] = []
+        # What has arrived in this tick; a connection may append to it directly when it is not empty.
+        self.arrived: list[tuple[Connection, bytes]] = []
         self._outgoing: list[tuple[Connection, bytes, bool]] = []
         self._sweeper: Timer | None = None
         self._watchers: list[asyncio.Future[None]] = []
@@ -103,12 +97,12 @@ class Listener:
 
     def receive(self, connection: Connection, data: bytes) -> None:
         """Have the bytes looked at when this tick has received everything; none stand for the end."""
-        if not self._arrived:
+        if not self.arrived:
             self._loop.call_soon(self._look)
-        self._arrived.append((connection, data))
+        self.arrived.append((connection, data))
 
     def _look(self) -> None:
-        arrived, self._arrived = self._arrived, []
+        arrived, self.arrived = self.arrived, []
         self.look_at_clock()
         for connection, data in arrived:
             try:

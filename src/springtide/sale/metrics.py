@@ -85,9 +85,7 @@ class _FiguresCollector(Collector):
             yield GaugeMetricFamily(f"springtide_counter_{name}", text, value=read())
 
     def _requests(self) -> Metric:
-        family = CounterMetricFamily(
-            "springtide_counter_requests", "Requests by their answer", labels=["answer"]
-        )
+        family = CounterMetricFamily("springtide_counter_requests", "Requests by their answer", labels=["answer"])
         for name, count in zip(SUCCESSES, self._figures.successes, strict=True):
             family.add_metric([name], count)
         for problem, count in zip(PROBLEMS, self._figures.problems, strict=True):

@@ -20,9 +20,7 @@ class Problem:
         self.detail = detail
         self.closes = closes
         self.index = len(PROBLEMS)
-        self.head = (
-            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/problem+json\r\n".encode()
-        )
+        self.head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/problem+json\r\n".encode()
         self.body = self.body_of(detail)
         PROBLEMS.append(self)
 
@@ -87,9 +85,7 @@ UNAUTHORIZED = Problem(
 )
 NOT_FOUND = Problem(404, "not_found", "No such resource", "There is nothing at this address.")
 UNKNOWN_SALE = Problem(404, "unknown_sale", "No such sale", "There is no sale of this name.")
-UNKNOWN_SKU = Problem(
-    404, "unknown_sku", "No such SKU", "This sale does not sell this SKU; nothing was reserved."
-)
+UNKNOWN_SKU = Problem(404, "unknown_sku", "No such SKU", "This sale does not sell this SKU; nothing was reserved.")
 METHOD_NOT_ALLOWED = Problem(405, "method_not_allowed", "Method not allowed", "See the Allow header.")
 TIMED_OUT = Problem(
     408,
@@ -98,9 +94,7 @@ TIMED_OUT = Problem(
     "It did not arrive whole in time; send it again.",
     closes=True,
 )
-SOLD_OUT = Problem(
-    409, "sold_out", "Sold out", "Fewer units are left than were asked for; nothing was reserved."
-)
+SOLD_OUT = Problem(409, "sold_out", "Sold out", "Fewer units are left than were asked for; nothing was reserved.")
 LIMIT_REACHED = Problem(
     409, "limit_reached", "Limit reached", "A buyer may hold no more of this SKU; nothing more was reserved."
 )
@@ -112,9 +106,7 @@ LENGTH_REQUIRED = Problem(
     "Send a Content-Length header, or the body in chunks.",
     closes=True,
 )
-TOO_LARGE = Problem(
-    413, "content_too_large", "Body too large", "The body is over this server's limit.", closes=True
-)
+TOO_LARGE = Problem(413, "content_too_large", "Body too large", "The body is over this server's limit.", closes=True)
 EXPECTATION_FAILED = Problem(
     417, "expectation_failed", "Unknown expectation", "Only Expect: 100-continue is understood.", closes=True
 )
@@ -124,9 +116,7 @@ KEY_REUSED = Problem(
     "Idempotency-Key reused",
     "This key has already made a different purchase; use a new key.",
 )
-NOT_OPEN = Problem(
-    425, "not_open", "The sale is not open yet", "Come back at the opening; nothing was reserved."
-)
+NOT_OPEN = Problem(425, "not_open", "The sale is not open yet", "Come back at the opening; nothing was reserved.")
 RATE_LIMITED = Problem(
     429,
     "rate_limited",
@@ -142,9 +132,7 @@ NOT_ADMITTED = Problem(
 HEADERS_TOO_LARGE = Problem(
     431, "headers_too_large", "Headers too large", "The headers are over this server's limit.", closes=True
 )
-INTERNAL = Problem(
-    500, "internal", "Internal error", f"The request failed inside the server. {REPEAT}", closes=True
-)
+INTERNAL = Problem(500, "internal", "Internal error", f"The request failed inside the server. {REPEAT}", closes=True)
 NOT_IMPLEMENTED = Problem(
     501,
     "not_implemented",
@@ -161,9 +149,7 @@ UNAVAILABLE = Problem(
 OVERLOADED = Problem(
     503, "overloaded", "Overloaded", f"Too many requests are under way; nothing was reserved. {REPEAT}"
 )
-NOT_READY = Problem(
-    503, "not_ready", "Not ready", "The replica is draining, or the inventory does not answer it."
-)
+NOT_READY = Problem(503, "not_ready", "Not ready", "The replica is draining, or the inventory does not answer it.")
 TOO_MANY_CONNECTIONS = Problem(
     503,
     "too_many_connections",
