@@ -103,7 +103,10 @@ class SaleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CalendarSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[[calendar]]`: the demand the merchant announces for a sale. `ready_s`: capacity stands this long before the opening."""
+    """`[[calendar]]`: the demand the merchant announces for a sale.
+
+    `ready_s`: capacity stands this long before the opening.
+    """
 
     sale: str
     peak_requests_per_s: Positive
@@ -246,9 +249,9 @@ def parse(raw: dict[str, Any], origin: str, environ: Mapping[str, str]) -> Confi
             parts[name] = _parts(value, _LISTS[name], name, mistakes)
         else:
             mistakes.append(f"{name}: unknown{_suggestion(name, [*_TABLES, *_LISTS])}")
-    for name in ("zones", "sales"):
-        if name not in raw:
-            mistakes.append(f"{name}: missing; a run needs at least one [[{name}]]")
+    mistakes.extend(
+        f"{name}: missing; a run needs at least one [[{name}]]" for name in ("zones", "sales") if name not in raw
+    )
     if not mistakes:
         mistakes = _cross_checks(parts)
     if mistakes:
@@ -280,9 +283,7 @@ def _part(value: object, kind: type[msgspec.Struct], where: str, mistakes: list[
             msgspec.convert(item, known[key].type)
         except msgspec.ValidationError as error:
             mistakes.append(f"{where}.{key}: {_plain(error)}")
-    mistakes.extend(
-        f"{where}.{name}: missing" for name, field in known.items() if field.required and name not in value
-    )
+    mistakes.extend(f"{where}.{name}: missing" for name, field in known.items() if field.required and name not in value)
     if len(mistakes) > found:
         return None
     try:

@@ -51,9 +51,7 @@ class Sku(msgspec.Struct, frozen=True):
             msg = f"the stock of {self.sku} must be between 0 and {STOCK_MAX}, not {self.stock}"
             raise ValueError(msg)
         if not 1 <= self.per_buyer_max <= QUANTITY_MAX:
-            msg = (
-                f"per_buyer_max of {self.sku} must be between 1 and {QUANTITY_MAX}, not {self.per_buyer_max}"
-            )
+            msg = f"per_buyer_max of {self.sku} must be between 1 and {QUANTITY_MAX}, not {self.per_buyer_max}"
             raise ValueError(msg)
 
 
@@ -477,7 +475,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What one tick decided, and why. `placement` is replicas wanted by zone; `weights` the share of traffic by zone."""
+    """What one tick decided, and why. `placement` is replicas wanted by zone; `weights` shares of traffic by zone."""
 
     tick: int
     demand: DemandRange

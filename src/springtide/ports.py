@@ -1,4 +1,4 @@
-"""The outside world on one page. Each port states what its failures mean; each has one contract suite in `tests/contract`.
+"""The outside world on one page. Each port states what its failures mean and has a contract suite in `tests/contract`.
 
 All methods may be called concurrently from one event loop unless they say otherwise.
 """
@@ -79,8 +79,8 @@ class Chance(Protocol):
 class Inventory(Protocol):
     """Stock, who holds what, and the journal of what was sold: one atomic store.
 
-    Every method raises InventoryUnavailable when nothing was written, and OutcomeUnknown when that cannot be known; all of
-    them may then be repeated, none takes effect twice.
+    Every method raises InventoryUnavailable when nothing was written, and OutcomeUnknown when that cannot be known; all
+    of them may then be repeated, none takes effect twice.
     """
 
     async def publish(self, sale: Sale) -> bool:
@@ -93,10 +93,10 @@ class Inventory(Protocol):
         """Decide a batch in order, each purchase against the effects of those before it.
 
         Stock, holders and journal change in one durable step, before this returns. For each purchase, in this order: a
-        purchase that its key already made is REPEATED (KEY_REUSED when SKU or quantity differ), whatever the state of the
-        sale; then LATE, STALE_EPOCH, NOT_OPEN, CLOSED, PAUSED, UNKNOWN_SKU, LIMIT_REACHED, SOLD_OUT, JOURNAL_FULL; else
-        RESERVED. Idempotency is per buyer and key. The batch has at most 1,024 entries. Of a sale that is not published
-        every SKU is unknown. A buyer's limit counts his live orders; whatever it is, he has at most 64 orders in a bucket.
+        purchase that its key already made is REPEATED (KEY_REUSED when SKU or quantity differ), whatever the state of
+        the sale; then LATE, STALE_EPOCH, NOT_OPEN, CLOSED, PAUSED, UNKNOWN_SKU, LIMIT_REACHED, SOLD_OUT,
+        JOURNAL_FULL; else RESERVED. Idempotency is per buyer and key. The batch has at most 1,024 entries. Of a sale
+        that is not published every SKU is unknown. A buyer's limit counts live orders; whatever it is, it is at most 64 orders in a bucket.
         """
 
     async def find(self, sale: str, bucket: int, buyer: str, order_id: str) -> Reservation | None:
@@ -118,7 +118,7 @@ class Inventory(Protocol):
         """
 
     async def read_journal(self, sale: str, bucket: int, consumer: str, count: int) -> list[JournalEntry]:
-        """Up to `count` entries nobody has acknowledged: first this consumer's own, then those idle elsewhere, then new ones.
+        """Up to `count` entries nobody has acknowledged: this consumer's own, then those idle elsewhere, then new ones.
 
         An entry read and not acknowledged is read again later, by this consumer or another.
         """
@@ -146,10 +146,10 @@ class Ledger(Protocol):
         """Apply a payment to its order, in one row-locked transition. The same payment again has the same outcome."""
 
     async def cancel(self, order_id: str) -> OrderState | None:
-        """Cancel a reserved order; its stock is put into the outbox in the same transaction. The state it has afterwards."""
+        """Cancel a reserved order; its stock goes to the outbox in the same transaction. The state it has then."""
 
     async def expire_due(self, grace_ms: int, count: int) -> int:
-        """Expire up to `count` reserved orders whose `pay_by` is `grace_ms` past by the ledger's clock; stock to the outbox."""
+        """Expire up to `count` reserved orders whose `pay_by` is `grace_ms` past by the ledger's clock; how many."""
 
     async def returns(self, count: int) -> list[StockReturn]:
         """Up to `count` open rows of the outbox, oldest first."""
@@ -170,7 +170,7 @@ class Ledger(Protocol):
         """By bucket, the last journal entry that is recorded with everything before it."""
 
     async def record_entries(self, sale: str, bucket: int, entries: Sequence[JournalEntry]) -> int:
-        """Record the orders of journal entries and move the bucket's position, in one transaction. The number of new orders."""
+        """Record the orders of entries and move the bucket's position, in one transaction. The number of new orders."""
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -209,10 +209,13 @@ class Runtime(Protocol):
 
 
 class Cloud(Protocol):
-    """What rents machines. Raises CloudUnavailable (repeat with the same token), CloudOutOfStock, CloudQuotaExceeded."""
+    """What rents machines.
+
+    Raises CloudUnavailable (repeat with the same token), CloudOutOfStock, CloudQuotaExceeded.
+    """
 
     async def rent(self, zone: Zone, count: int, client_token: str) -> list[Node]:
-        """Rent up to `count` nodes. The same token again returns the nodes of the first call. Fewer than asked is a success."""
+        """Rent up to `count` nodes; fewer is a success. The same token again returns the nodes of the first call."""
 
     async def nodes(self) -> list[Node]:
         """All rented nodes that still cost money."""

@@ -124,9 +124,7 @@ async def in_memory() -> AsyncIterator[Stage]:
 
 @pytest.fixture(params=["envoy", "memory"])
 async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
-    made: AbstractAsyncContextManager[Stage] = (
-        in_memory() if request.param == "memory" else on_envoy(tmp_path)
-    )
+    made: AbstractAsyncContextManager[Stage] = in_memory() if request.param == "memory" else on_envoy(tmp_path)
     async with made as stage:
         yield stage
 

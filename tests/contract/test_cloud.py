@@ -36,9 +36,7 @@ def cloud(request: pytest.FixtureRequest, clock: VirtualClock, reopen: Callable[
     return reopen() if request.param == "local" else MemoryCloud(clock, ZONES)
 
 
-async def test_a_node_costs_from_the_start_and_runs_after_the_lead_time(
-    cloud: AnyCloud, clock: VirtualClock
-) -> None:
+async def test_a_node_costs_from_the_start_and_runs_after_the_lead_time(cloud: AnyCloud, clock: VirtualClock) -> None:
     rented_ms = clock.now_ms()
     (node,) = await cloud.rent(H, 1, "t1")
     assert (node.zone, node.cores, node.client_token) == ("cloud-h", 8, "t1")
@@ -121,9 +119,7 @@ async def test_a_started_second_is_paid(clock: VirtualClock, reopen: Callable[[]
     assert await cloud.cost_fen(clock.now_ms()) == pytest.approx(0.2)
 
 
-async def test_a_restarted_loop_sees_what_it_rented(
-    clock: VirtualClock, reopen: Callable[[], LocalCloud]
-) -> None:
+async def test_a_restarted_loop_sees_what_it_rented(clock: VirtualClock, reopen: Callable[[], LocalCloud]) -> None:
     before = reopen()
     nodes = await before.rent(H, 3, "t1")
     await clock.advance(30)
@@ -137,9 +133,7 @@ async def test_a_restarted_loop_sees_what_it_rented(
     assert fresh.node_id not in {node.node_id for node in nodes}
 
 
-async def test_boot_times_differ_within_the_jitter(
-    clock: VirtualClock, reopen: Callable[[], LocalCloud]
-) -> None:
+async def test_boot_times_differ_within_the_jitter(clock: VirtualClock, reopen: Callable[[], LocalCloud]) -> None:
     cloud, rented_ms = reopen(), clock.now_ms()
     await cloud.rent(H, 5, "t1")
     await clock.advance(3600)

@@ -146,9 +146,7 @@ async def buy(inventory: Inventory, sale: str, request: ReserveRequest) -> Reser
     return found
 
 
-async def journal(
-    inventory: Inventory, sale: str, consumer: str = "reader", count: int = 100
-) -> list[JournalEntry]:
+async def journal(inventory: Inventory, sale: str, consumer: str = "reader", count: int = 100) -> list[JournalEntry]:
     return await inventory.read_journal(sale, 0, consumer, count)
 
 
@@ -540,9 +538,7 @@ async def test_the_journal_has_what_was_acknowledged_and_nothing_else(inventory:
     orders = [order for entry in await journal(inventory, sale) for order in entry.reservations]
     assert {o.order_id: (o.buyer, o.key, o.quantity, o.pay_by_ms) for o in orders} == sold
     assert len(orders) == len(sold)
-    assert {(o.sale, o.bucket, o.sku, o.pay_by_ms - o.reserved_ms) for o in orders} == {
-        (sale, 0, "tea", HOLD_MS)
-    }
+    assert {(o.sale, o.bucket, o.sku, o.pay_by_ms - o.reserved_ms) for o in orders} == {(sale, 0, "tea", HOLD_MS)}
     assert await stock(inventory, sale) == 7 - sum(order.quantity for order in orders)
 
 
@@ -574,9 +570,7 @@ async def test_a_cut_is_consistent_with_the_journal_up_to_it(inventory: Inventor
     entries = await journal(inventory, sale)
     for cut in cuts:
         sold = sum(
-            len(entry.reservations)
-            for entry in entries
-            if position(entry.entry_id) <= position(cut.last_entry_id)
+            len(entry.reservations) for entry in entries if position(entry.entry_id) <= position(cut.last_entry_id)
         )
         assert cut.stock == {"tea": 1000 - sold, "cup": 5}
     assert cuts[-1].last_entry_id == entries[-1].entry_id

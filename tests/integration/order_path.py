@@ -63,17 +63,13 @@ class World:
     inventory: ValkeyInventory
     ledger: PostgresLedger
 
-    async def buy(
-        self, sale: Sale, buyers: Sequence[str], sku: str = "tea", quantity: int = 1
-    ) -> list[ReserveResult]:
+    async def buy(self, sale: Sale, buyers: Sequence[str], sku: str = "tea", quantity: int = 1) -> list[ReserveResult]:
         """One purchase of each buyer, its order id `o-BUYER-SKU`, one batch for each bucket."""
         results: dict[str, ReserveResult] = {}
         for bucket in range(sale.buckets):
             mine = [buyer for buyer in buyers if bucket_of(buyer, sale.buckets) == bucket]
             batch = [
-                ReserveRequest(
-                    buyer, f"k-{sku}", sku, quantity, f"o-{buyer}-{sku}", sale.epoch, now_ms() + 10_000
-                )
+                ReserveRequest(buyer, f"k-{sku}", sku, quantity, f"o-{buyer}-{sku}", sale.epoch, now_ms() + 10_000)
                 for buyer in mine
             ]
             if batch:

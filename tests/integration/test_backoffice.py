@@ -42,9 +42,7 @@ async def world(engines: Engines) -> AsyncIterator[World]:
 @pytest.fixture
 def app(world: World) -> FastAPI:
     limits = PaymentLimits(grace_ms=0, expire_every_s=0.02, return_every_s=0.02, retry_first_s=0.01)
-    return create_app(
-        Payments(world.inventory, world.ledger, CLOCK, limits), world.inventory, world.ledger, SECRET
-    )
+    return create_app(Payments(world.inventory, world.ledger, CLOCK, limits), world.inventory, world.ledger, SECRET)
 
 
 @pytest.fixture
@@ -65,9 +63,7 @@ def payment(**changes: object) -> dict[str, object]:
     }
 
 
-async def post(
-    client: httpx.AsyncClient, path: str, content: object, secret: bytes = SECRET
-) -> httpx.Response:
+async def post(client: httpx.AsyncClient, path: str, content: object, secret: bytes = SECRET) -> httpx.Response:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     return await client.post(path, content=body, headers={SIGNATURE_HEADER: sign(secret, body)})
 
@@ -140,13 +136,9 @@ async def test_order_is_cancelled_by_its_own_signature_only(client: httpx.AsyncC
     answer = await post(client, path, body)
     assert (answer.status_code, answer.json()) == (200, {"order_id": "o-b2-tea", "state": "cancelled"})
     await post(client, "/v1/payments", payment())
-    answer = await post(
-        client, "/v1/orders/o-b1-tea/cancel", {"order_id": "o-b1-tea", "sale": "live", "buyer": "b1"}
-    )
+    answer = await post(client, "/v1/orders/o-b1-tea/cancel", {"order_id": "o-b1-tea", "sale": "live", "buyer": "b1"})
     assert answer.json()["state"] == "paid"
-    answer = await post(
-        client, "/v1/orders/o-b9-tea/cancel", {"order_id": "o-b9-tea", "sale": "live", "buyer": "b9"}
-    )
+    answer = await post(client, "/v1/orders/o-b9-tea/cancel", {"order_id": "o-b9-tea", "sale": "live", "buyer": "b9"})
     assert problem(answer, 404) == "unknown_order"
 
 

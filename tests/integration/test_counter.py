@@ -14,11 +14,13 @@ import pytest
 from springtide.config import CounterSettings
 from springtide.drivers.embedded_valkey import start_valkey
 from springtide.drivers.memory.inventory import MemoryInventory
+from springtide.drivers.system import SystemIds
 from springtide.drivers.valkey import ValkeyInventory
 from springtide.errors import InventoryUnavailable, OutcomeUnknown
 from springtide.model import ReserveRequest, ReserveResult, SaleView, Sku, StockReturn
 from springtide.ports import Inventory
 from springtide.sale import connection
+from springtide.sale.counter import CounterServer
 from tests.integration.counter_client import (
     CLOCK,
     KEYS,
@@ -572,8 +574,11 @@ async def test_stopping_answers_what_is_under_way() -> None:
 
 
 async def test_a_port_in_use_is_an_error(shop: Shop) -> None:
+    second = CounterServer(ROOMY, MemoryInventory(CLOCK), CLOCK, SystemIds(), KEYS, "r2")
     with pytest.raises(OSError, match="in use"):
-        await shop.server.start("127.0.0.1", shop.port)
+        await second.start("127.0.0.1", shop.port)
+    await second.stop()
+    assert (await shop.ask(get("/healthz"))).status == 200
 
 
 # --- HTTP ---------------------------------------------------------------------------------------------------

@@ -65,9 +65,7 @@ class Shop:
             self.payments[payment["payment_id"]] = payment
             return 200, {"outcome": "accepted"}
         self.requests += 1
-        buyer = TokenKeys((KEY,)).verify(
-            headers["authorization"].removeprefix("Bearer ").encode(), b"night", 0
-        )
+        buyer = TokenKeys((KEY,)).verify(headers["authorization"].removeprefix("Bearer ").encode(), b"night", 0)
         status, answer = self._order(buyer, headers["idempotency-key"], json.loads(body))
         return None if self.drop(self.requests) else (status, answer)
 
@@ -142,9 +140,7 @@ def make_spec(
     folder: Path, url: str, rates: list[float], *, opens_after_s: float = 0.0, **changes: object
 ) -> CrowdSpec:
     demand = folder / "demand.csv"
-    demand.write_text(
-        "second,requests_per_second\n" + "".join(f"{s},{rate}\n" for s, rate in enumerate(rates))
-    )
+    demand.write_text("second,requests_per_second\n" + "".join(f"{s},{rate}\n" for s, rate in enumerate(rates)))
     start_ms = CLOCK.now_ms() + 200
     opens_ms = start_ms + round(opens_after_s * 1000)
     skus = (Sku("tea", "Tea", 500, 40, per_buyer_max=2), Sku("cup", "Cup", 700, 20))
@@ -179,9 +175,7 @@ def acknowledged(spec: CrowdSpec) -> tuple[list[OrderAcknowledged], list[Payment
     return orders, [line for line in lines if isinstance(line, PaymentAcknowledged)]
 
 
-async def test_every_acknowledgement_is_in_the_log_and_paid_for_once(
-    tmp_path: Path, shop: tuple[Shop, str]
-) -> None:
+async def test_every_acknowledgement_is_in_the_log_and_paid_for_once(tmp_path: Path, shop: tuple[Shop, str]) -> None:
     server, url = shop
     spec = make_spec(tmp_path, url, [150, 150], pay_share=1.0)
     summary = await run(spec)
@@ -226,9 +220,7 @@ async def test_the_seconds_add_up_to_the_summary(tmp_path: Path, shop: tuple[Sho
     assert max(line.max_ms for line in seconds) == summary.max_ms
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_key(
-    tmp_path: Path, shop: tuple[Shop, str]
-) -> None:
+async def test_a_lost_answer_is_asked_for_again_with_the_same_key(tmp_path: Path, shop: tuple[Shop, str]) -> None:
     server, url = shop
     random_stream = random.Random(5)
     server.drop = lambda _number: random_stream.random() < 0.3
@@ -294,9 +286,7 @@ async def test_a_conflicting_answer_is_noticed(
     assert summary.conflicting == summary.acknowledged > 10
 
 
-async def test_nothing_listens_is_an_unavailable_shop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nothing_listens_is_an_unavailable_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("springtide.twin.crowd.buyers.ASKS_MAX", 2)
     summary = await run(make_spec(tmp_path, "http://127.0.0.1:9", [30]))
     assert summary.availability == 0.0

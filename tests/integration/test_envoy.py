@@ -25,9 +25,7 @@ ECHO = Path(__file__).with_name("echo_replica.py")
 class Shop:
     """An Envoy and some replicas behind it."""
 
-    def __init__(
-        self, envoy: EmbeddedEnvoy, runtime: ProcessRuntime, options: dict[str, tuple[str, ...]]
-    ) -> None:
+    def __init__(self, envoy: EmbeddedEnvoy, runtime: ProcessRuntime, options: dict[str, tuple[str, ...]]) -> None:
         self.envoy = envoy
         self.runtime = runtime
         self.options = options
@@ -48,9 +46,7 @@ class Shop:
             await asyncio.sleep(0.02)
 
     async def route(self, **weights: int) -> None:
-        await self.envoy.balancer.set_endpoints(
-            [self.endpoint(name, weight) for name, weight in weights.items()]
-        )
+        await self.envoy.balancer.set_endpoints([self.endpoint(name, weight) for name, weight in weights.items()])
 
     def endpoint(self, name: str, weight: int) -> Endpoint:
         replica = self.replicas[name]
@@ -204,9 +200,7 @@ async def test_figures_of_a_removed_replica_are_not_lost(shop: Shop) -> None:
     await shop.route(a1=10)
     sample = await shop.envoy.balancer.sample(1)
     by_zone = {zone.zone: zone for zone in sample.zones}
-    assert (
-        by_zone["cloud-h"].requests_per_s == by_zone["idc-a"].requests_per_s == sample.requests_per_s / 2 > 0
-    )
+    assert by_zone["cloud-h"].requests_per_s == by_zone["idc-a"].requests_per_s == sample.requests_per_s / 2 > 0
     assert (by_zone["cloud-h"].healthy, by_zone["idc-a"].healthy) == (0, 1)
 
 

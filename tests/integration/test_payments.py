@@ -132,9 +132,7 @@ async def test_stock_returns_once_when_the_outbox_was_not_closed(world: World) -
     assert await mine.return_once() == 0
 
 
-async def test_returns_that_fail_stay_open_and_the_others_close(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_returns_that_fail_stay_open_and_the_others_close(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sale = small_sale()
     await world.inventory.publish(sale)
     buyers = [f"b{number}" for number in range(6)]

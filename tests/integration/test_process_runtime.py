@@ -237,9 +237,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 def crashed_loop(folder: Path, dies: str) -> None:
     """A loop in a process of its own that starts three replicas, drains one and crashes."""
-    subprocess.run(
-        [sys.executable, "-c", LOOP, str(ECHO), str(folder / "replicas"), dies], check=True, timeout=30
-    )
+    subprocess.run([sys.executable, "-c", LOOP, str(ECHO), str(folder / "replicas"), dies], check=True, timeout=30)
 
 
 async def test_replicas_outlive_a_crashed_loop_and_are_adopted(make: Make, tmp_path: Path) -> None:
@@ -321,9 +319,7 @@ async def test_a_state_file_that_cannot_be_read_is_named(make: Make, tmp_path: P
 def test_a_process_is_found_by_its_environment() -> None:
     mark = "SPRINGTIDE_TEST_MARK=a b=c"
     name, _, value = mark.partition("=")
-    child = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, name: value}
-    )
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, name: value})
     try:
         found = find_by_environment(mark)
         assert found is not None

@@ -141,9 +141,7 @@ async def test_recorder_waits_for_a_dead_inventory_and_loses_nothing(world: Worl
             await running
 
 
-async def test_a_bucket_that_fails_does_not_hold_up_the_others(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_bucket_that_fails_does_not_hold_up_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sale = small_sale()
     await world.inventory.publish(sale)
     await world.buy(sale, [f"b{number}" for number in range(20)])

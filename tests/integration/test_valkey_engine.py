@@ -90,9 +90,7 @@ async def test_a_port_in_use_is_named_with_the_remedy(tmp_path: Path) -> None:
 
 async def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        EngineError, match=r"file/valkey: Not a directory; name a folder that you may write to"
-    ):
+    with pytest.raises(EngineError, match=r"file/valkey: Not a directory; name a folder that you may write to"):
         await start_valkey(tmp_path / "file" / "valkey", CLOCK)
 
 

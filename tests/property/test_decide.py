@@ -98,9 +98,7 @@ def replica_lists(
     """Replicas on ready nodes within their cores, and some whose node is gone."""
     replicas: list[Replica] = []
     gone = [Node(f"{zone.name}-gone", zone.name, NodeState.READY, 3, "", 0) for zone in zones]
-    for node in [n for n in nodes if n.state is NodeState.READY] + draw(
-        st.lists(st.sampled_from(gone), max_size=2)
-    ):
+    for node in [n for n in nodes if n.state is NodeState.READY] + draw(st.lists(st.sampled_from(gone), max_size=2)):
         for _ in range(draw(st.integers(0, node.cores // policy.replica_cores))):
             state = draw(st.sampled_from([ReplicaState.READY, ReplicaState.READY, *ReplicaState]))
             number = len(replicas)
@@ -167,14 +165,11 @@ def snapshots(draw: st.DrawFn) -> tuple[Snapshot, FleetPolicy]:
         nodes=nodes,
         replicas=replicas,
         endpoints=tuple(
-            Endpoint(r.replica_id, r.zone, r.host, r.port, draw(st.sampled_from([0, 100, 100])))
-            for r in known
+            Endpoint(r.replica_id, r.zone, r.host, r.port, draw(st.sampled_from([0, 100, 100]))) for r in known
         ),
         traffic=tuple(traffic),
         calendar=draw(st.sampled_from([(), (event,)])),
-        wanted_before=tuple(
-            (NOW - 1_000 * n, draw(st.integers(1, 40))) for n in range(draw(st.integers(0, 3)), 0, -1)
-        ),
+        wanted_before=tuple((NOW - 1_000 * n, draw(st.integers(1, 40))) for n in range(draw(st.integers(0, 3)), 0, -1)),
         healthy=draw(st.sampled_from([None, healthy])),
         ages_ms=draw(st.sampled_from([{}, {}, {}, {"replicas": 9_000}, {"nodes": 9_000}, {"health": 9_000}])),
         in_flight=draw(actions_in_flight(zones, nodes, replicas, policy)),
@@ -197,9 +192,7 @@ def serving(snapshot: Snapshot, policy: FleetPolicy) -> set[str]:
     return {
         r.replica_id
         for r in snapshot.replicas
-        if r.state is ReplicaState.READY
-        and r.replica_id not in leaving
-        and (said is None or r.replica_id in said)
+        if r.state is ReplicaState.READY and r.replica_id not in leaving and (said is None or r.replica_id in said)
     }
 
 
@@ -288,9 +281,7 @@ def test_starts_fit_on_ready_nodes_under_names_of_their_own(case: tuple[Snapshot
     snapshot, policy = case
     starts = of(StartReplica, plan(snapshot, policy).actions)
     nodes = {node.node_id: node for node in snapshot.nodes}
-    load = Counter(
-        r.node_id for r in snapshot.replicas if r.state in {ReplicaState.READY, ReplicaState.DRAINING}
-    )
+    load = Counter(r.node_id for r in snapshot.replicas if r.state in {ReplicaState.READY, ReplicaState.DRAINING})
     for start in starts:
         load[start.spec.node_id] += 1
         require_identifier("replica", start.spec.replica_id)
@@ -370,9 +361,7 @@ def test_nodes_stay_between_need_and_quota(case: tuple[Snapshot, FleetPolicy]) -
     given_back = {action.node_id for action in of(ReleaseNode, snapshot.in_flight)}
     for zone in snapshot.zones:
         mine = [node for node in snapshot.nodes if node.zone == zone.name]
-        staying = [
-            node for node in mine if node.state is not NodeState.RELEASING and node.node_id not in given_back
-        ]
+        staying = [node for node in mine if node.state is not NodeState.RELEASING and node.node_id not in given_back]
         coming = sum(action.count for action in of(RentNodes, snapshot.in_flight) if action.zone == zone.name)
         rents = sum(action.count for action in of(RentNodes, decided.actions) if action.zone == zone.name)
         releases = sum(action.zone == zone.name for action in of(ReleaseNode, decided.actions))

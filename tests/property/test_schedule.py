@@ -36,9 +36,7 @@ def test_a_quantile_is_at_most_three_percent_above_the_true_one(values: list[flo
     for value in values:
         histogram.add(value)
     ranked = sorted(values)
-    true_us = int(
-        ranked[max(0, next(at for at in range(len(ranked)) if at + 1 >= share * len(ranked)))] * 1e6
-    )
+    true_us = int(ranked[max(0, next(at for at in range(len(ranked)) if at + 1 >= share * len(ranked)))] * 1e6)
     found_us = histogram.quantile_ms(share) * 1000
     if true_us < 2**36:
         assert true_us <= found_us + 0.5

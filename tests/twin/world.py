@@ -99,8 +99,7 @@ class World:
     def serving(self, zone: str = "") -> int:
         """Replicas with weight that answer."""
         return sum(
-            e.weight > 0 and self.is_up(e.replica_id) and e.zone.startswith(zone)
-            for e in self.balancer.endpoints
+            e.weight > 0 and self.is_up(e.replica_id) and e.zone.startswith(zone) for e in self.balancer.endpoints
         )
 
     @property

@@ -17,9 +17,7 @@ def demand(high: float) -> DemandRange:
     [(0, 2), (160, 2), (160.1, 3), (800, 10), (801, 11)],
     ids=["nothing", "base", "above", "exact", "next"],
 )
-def test_replicas_carry_the_demand_with_headroom_and_never_fall_below_the_base(
-    rate: float, replicas: int
-) -> None:
+def test_replicas_carry_the_demand_with_headroom_and_never_fall_below_the_base(rate: float, replicas: int) -> None:
     assert replicas_needed(rate, POLICY, (A, B, H)) == replicas
 
 

@@ -68,9 +68,7 @@ def test_some_customers_come_back_for_more_than_they_may_have() -> None:
     first = buyers.arrive(is_open=True)
     assert first is not None
     buyers.next_steps(first, HELD, -1.0)
-    back = [
-        one for one in (buyers.arrive(is_open=True) for _ in range(2000)) if one and one.buyer == first.buyer
-    ]
+    back = [one for one in (buyers.arrive(is_open=True) for _ in range(2000)) if one and one.buyer == first.buyer]
     assert 10 < len(back) < 100
     assert all(one.key != first.key for one in back)
 
@@ -98,10 +96,7 @@ def test_an_order_told_twice_is_paid_once_and_another_order_is_a_conflict() -> N
 
 def test_an_order_that_has_expired_is_not_paid() -> None:
     buyers = make_buyers(pay_share=1.0)
-    assert (
-        buyers.next_steps(make_purchase(), msgspec.structs.replace(HELD, status=200, code="expired"), -1.0)
-        == ()
-    )
+    assert buyers.next_steps(make_purchase(), msgspec.structs.replace(HELD, status=200, code="expired"), -1.0) == ()
 
 
 def test_sold_out_is_tried_again_as_a_new_purchase_up_to_the_limit() -> None:

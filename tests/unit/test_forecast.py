@@ -8,9 +8,7 @@ from springtide.decide.forecast import GROWTH_MAX, announced_peak, forecast, gro
 from springtide.model import CalendarEvent, TrafficSample
 
 NOW = 1_000_000
-EVENT = CalendarEvent(
-    "live", opens_ms=NOW + 60_000, lasts_ms=10_000, peak_requests_per_s=5000, ready_ms=5_000
-)
+EVENT = CalendarEvent("live", opens_ms=NOW + 60_000, lasts_ms=10_000, peak_requests_per_s=5000, ready_ms=5_000)
 
 
 def history(*rates: float, step_ms: int = 500) -> list[TrafficSample]:

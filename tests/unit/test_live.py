@@ -50,9 +50,7 @@ class SteppedClock(SystemClock):
 
 
 def text_of(state: LiveState) -> str:
-    console = Console(
-        file=io.StringIO(), width=110, force_terminal=True, color_system=None, legacy_windows=False
-    )
+    console = Console(file=io.StringIO(), width=110, force_terminal=True, color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(picture(state))
     return captured.get()
@@ -120,13 +118,7 @@ def test_only_the_last_decisions_are_shown() -> None:
 
 def test_a_long_decision_stays_on_its_line() -> None:
     assert (
-        len(
-            {
-                len(line)
-                for line in text_of(msgspec.structs.replace(STATE, decisions=("x" * 300,))).splitlines()
-            }
-        )
-        == 1
+        len({len(line) for line in text_of(msgspec.structs.replace(STATE, decisions=("x" * 300,))).splitlines()}) == 1
     )
 
 

@@ -112,9 +112,7 @@ async def test_a_port_that_never_answers_costs_one_tick(stage: Stage) -> None:
     assert stage.entries(Fault)[-1].error == "no answer within 0.5 s"
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("reset"), KeyError("a bug"), ZeroDivisionError()], ids=["os", "key", "zero"]
-)
+@pytest.mark.parametrize("error", [OSError("reset"), KeyError("a bug"), ZeroDivisionError()], ids=["os", "key", "zero"])
 async def test_no_fault_of_a_port_ends_the_loop(stage: Stage, error: Exception) -> None:
     async def fail(*_: object) -> Any:
         raise error

@@ -30,9 +30,7 @@ def test_every_state_is_in_the_table() -> None:
         (OrderState.EXPIRED, (OrderState.EXPIRED, PaymentOutcome.REFUND_DUE)),
     ],
 )
-def test_payment_is_accepted_only_while_reserved(
-    state: OrderState, wanted: tuple[OrderState, PaymentOutcome]
-) -> None:
+def test_payment_is_accepted_only_while_reserved(state: OrderState, wanted: tuple[OrderState, PaymentOutcome]) -> None:
     assert after_payment(state) == wanted
 
 

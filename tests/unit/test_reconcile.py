@@ -142,9 +142,7 @@ def test_nothing_drains_before_its_replacement_serves() -> None:
     assert of(DrainReplica, compute(1, nodes=(*IDC_NODES, H1), replicas=(*surplus, coming))) == []
     ready = replica("c1", H1)
     unseen = frozenset(r.replica_id for r in surplus)
-    assert (
-        of(DrainReplica, compute(1, nodes=(*IDC_NODES, H1), replicas=(*surplus, ready), healthy=unseen)) == []
-    )
+    assert of(DrainReplica, compute(1, nodes=(*IDC_NODES, H1), replicas=(*surplus, ready), healthy=unseen)) == []
     drains = of(DrainReplica, compute(1, nodes=(*IDC_NODES, H1), replicas=(*surplus, ready)))
     assert len(drains) == 1
 

@@ -237,9 +237,7 @@ def test_an_unscaled_run_says_how_it_failed() -> None:
 
 
 def test_a_run_without_series_has_a_report_without_charts() -> None:
-    bare = with_run(
-        seconds=(), fleet=(), ready_before_open_s=None, unthrottled_rps=None, first_node_rented_s=None
-    )
+    bare = with_run(seconds=(), fleet=(), ready_before_open_s=None, unthrottled_rps=None, first_node_rented_s=None)
     assert charts(bare) == []
     assert "The verdict holds" in render(bare)
 

@@ -57,9 +57,7 @@ def test_a_failed_replica_gets_no_traffic() -> None:
 def test_an_address_that_a_new_replica_has_taken_over_is_listed_once() -> None:
     failed = replica("h0", NODE, ReplicaState.FAILED, port=9000)
     fresh = replica("h1", NODE, port=9000)
-    listed = endpoints(
-        observed(replicas=(*BASE, failed, fresh), endpoints=(endpoint(failed),)), set(), frozen=False
-    )
+    listed = endpoints(observed(replicas=(*BASE, failed, fresh), endpoints=(endpoint(failed),)), set(), frozen=False)
     assert [e.replica_id for e in listed if e.port == 9000] == ["h1"]
 
 

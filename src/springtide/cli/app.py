@@ -1,4 +1,7 @@
-"""The commands. Exit status: 0 done, 1 a verdict or audit that does not hold, 2 bad input, 3 machine too slow, 130 Ctrl-C."""
+"""The commands.
+
+Exit status: 0 done, 1 a verdict or audit that does not hold, 2 bad input, 3 machine too slow, 130 Ctrl-C.
+"""
 
 import asyncio
 import os
@@ -22,9 +25,7 @@ app = App(
     help="Sell a limited stock to a crowd: nothing oversold, nothing lost, capacity that rises with the sale.",
     version=__version__,
 )
-run = App(
-    name="run", help="The processes a sale consists of. `springtide demo` starts them for you.", show=False
-)
+run = App(name="run", help="The processes a sale consists of. `springtide demo` starts them for you.", show=False)
 app.command(run)
 
 SettingsFile = Annotated[Path, Parameter(help="The role's settings, written by the command that starts it.")]
@@ -32,17 +33,11 @@ SettingsFile = Annotated[Path, Parameter(help="The role's settings, written by t
 
 @app.command
 def demo(
-    config: Annotated[
-        Path | None, Parameter(help="The sale; without it, the live room that comes along.")
-    ] = None,
+    config: Annotated[Path | None, Parameter(help="The sale; without it, the live room that comes along.")] = None,
     *,
     out: Annotated[Path, Parameter(help="Where the report and the logs go.")] = Path("out/demo"),
-    scale: Annotated[
-        bool, Parameter(help="--no-scale: the base replicas alone, to see what elasticity does.")
-    ] = True,
-    chaos: Annotated[
-        bool, Parameter(help="Kill a counter, the recorder and a whole zone while it sells.")
-    ] = False,
+    scale: Annotated[bool, Parameter(help="--no-scale: the base replicas alone, to see what elasticity does.")] = True,
+    chaos: Annotated[bool, Parameter(help="Kill a counter, the recorder and a whole zone while it sells.")] = False,
     port: Annotated[int, Parameter(help="The balancer's port; 0 takes a free one.")] = 0,
 ) -> int:
     """Run a whole flash sale on this machine: real engines, real HTTP, a crowd of buyers, and a verdict."""
@@ -58,9 +53,7 @@ def audit(
     *,
     inventory: Annotated[str, Parameter(help="HOST:PORT of Valkey.")],
     ledger: Annotated[str, Parameter(help="PostgreSQL's URL.")],
-    wait_s: Annotated[
-        float, Parameter(help="How long the ledger may take to reach the journal's end.")
-    ] = 10.0,
+    wait_s: Annotated[float, Parameter(help="How long the ledger may take to reach the journal's end.")] = 10.0,
 ) -> int:
     """Prove a sale: nothing oversold, nothing lost, stock + reserved + paid + returning = initial + restocked."""
     from springtide.cli.audit import run_audit  # noqa: PLC0415 - each command loads only what it needs
@@ -101,7 +94,7 @@ def crowd(*, spec: Path) -> int:
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
-    """Run a command to its end. The first SIGTERM or SIGINT cancels it; while it stops what it started, more are ignored."""
+    """Run a command to its end. The first SIGTERM or SIGINT cancels it; more are ignored while it cleans up."""
 
     async def cancellable() -> int:
         loop = asyncio.get_running_loop()

@@ -43,14 +43,10 @@ def show(report: AuditReport, console: Console) -> None:
     for row in report.skus:
         totals = row.totals
         units = (row.stock, totals.reserved, totals.paid, totals.returning, totals.initial, totals.restocked)
-        table.add_row(
-            totals.sku, *(f"{one:,}" for one in units), f"{row.difference:+,}" if row.difference else "0"
-        )
+        table.add_row(totals.sku, *(f"{one:,}" for one in units), f"{row.difference:+,}" if row.difference else "0")
     console.print(table)
     if not report.settled:
-        console.print(
-            "[red]The ledger had not reached the end of the journal[/]; run the recorder, or raise --wait-s."
-        )
+        console.print("[red]The ledger had not reached the end of the journal[/]; run the recorder, or raise --wait-s.")
     for text in (*report.duplicates, *report.limit_violations, *report.explanations):
         console.print(f"[red]✗[/] {text}")
     verdict = "[green]proved[/]" if report.holds else "[red]not proved[/]"

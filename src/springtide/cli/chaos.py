@@ -1,4 +1,4 @@
-"""Faults of `springtide demo --chaos`: processes of this run, ended by pid with SIGKILL while the sale is at its peak."""
+"""Faults of `springtide demo --chaos`: processes of this run, killed by pid while the sale is at its peak."""
 
 import signal
 from dataclasses import dataclass

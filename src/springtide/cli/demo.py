@@ -1,6 +1,6 @@
 """`springtide demo`: one whole sale on this machine, with a verdict.
 
-Everything that is started goes onto one exit stack, so that Ctrl-C, a failure and the good end all take the same way down.
+Everything that is started goes onto one exit stack: Ctrl-C, a failure and the good end take the same way down.
 """
 
 import asyncio
@@ -171,9 +171,7 @@ async def _start(
     stack.push_async_callback(_stop_loop, loop, ticking)
     await engines.ledger.publish(sale)
     await engines.inventory.publish(sale)
-    run = Run(
-        inputs, options, folders, clock, engines, settings, workers, runtime, cloud, loop, sale, start_ms
-    )
+    run = Run(inputs, options, folders, clock, engines, settings, workers, runtime, cloud, loop, sale, start_ms)
     await _base_ready(run)
     return run
 
@@ -252,9 +250,7 @@ async def _settle(run: Run, watch: Watch) -> None:
     watch.settling()
     until = run.clock.monotonic_s() + SETTLE_S
     while run.clock.monotonic_s() < until:
-        open_units = sum(
-            row.reserved + row.returning for row in await run.engines.ledger.totals(run.sale.sale)
-        )
+        open_units = sum(row.reserved + row.returning for row in await run.engines.ledger.totals(run.sale.sale))
         depth = await run.engines.inventory.journal_depth(run.sale.sale, 0)
         if not open_units and not depth and not await run.cloud.nodes():
             return

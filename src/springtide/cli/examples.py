@@ -1,4 +1,4 @@
-"""The examples that come along: beside the source in a checkout, inside the package when it was installed from a wheel."""
+"""The examples that come along: beside the source in a checkout, inside the package in an installed wheel."""
 
 from pathlib import Path
 

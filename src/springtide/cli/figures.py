@@ -137,7 +137,7 @@ def cloud_share_at_peak(snapshots: Sequence[Snapshot], zones: Sequence[Zone]) ->
 
 
 def ready_before_open_s(snapshots: Sequence[Snapshot], found: Findings) -> float | None:
-    """How long before the opening the announced peak could be carried, without a break until then; None if it never could."""
+    """How long before the opening the announced peak could be carried, without a break; None if it never could."""
     announced = max((event.peak_requests_per_s for event in found.config.calendar), default=0.0)
     since_ms: int | None = None
     for snapshot in snapshots:
@@ -150,13 +150,11 @@ def ready_before_open_s(snapshots: Sequence[Snapshot], found: Findings) -> float
 
 
 def _raise_to(peak: dict[str, int], zones: Sequence[str]) -> None:
-    for zone in peak:
-        peak[zone] = max(peak[zone], zones.count(zone))
+    for zone, before in list(peak.items()):
+        peak[zone] = max(before, zones.count(zone))
 
 
 def _static_cost_cny(zones: Sequence[Zone], nodes_peak: dict[str, int]) -> float:
     """What the most nodes that were rented at one time would cost if they were kept for a whole day."""
-    fen = sum(
-        zone.price_fen_per_node_h * nodes_peak[zone.name] for zone in zones if zone.kind is ZoneKind.CLOUD
-    )
+    fen = sum(zone.price_fen_per_node_h * nodes_peak[zone.name] for zone in zones if zone.kind is ZoneKind.CLOUD)
     return fen * HOURS_A_DAY / FEN

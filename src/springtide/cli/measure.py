@@ -52,9 +52,7 @@ class _ClosedLoop:
             self.send()
 
 
-async def unthrottled_rate(
-    folders: Folders, engines: Engines, settings: RoleSettings, clock: SystemClock
-) -> float:
+async def unthrottled_rate(folders: Folders, engines: Engines, settings: RoleSettings, clock: SystemClock) -> float:
     """Durable purchases per second through one counter without `rate_max`; generator, engines and recorder beside it.
 
     It sells from a sale of its own, which is no part of any other figure of the run.
@@ -79,9 +77,7 @@ async def unthrottled_rate(
         return (loop.acknowledged - before) / (clock.monotonic_s() - started_s)
 
 
-async def _start_counter(
-    stack: AsyncExitStack, folders: Folders, settings: RoleSettings, clock: SystemClock
-) -> int:
+async def _start_counter(stack: AsyncExitStack, folders: Folders, settings: RoleSettings, clock: SystemClock) -> int:
     free = RoleSettings(
         **{name: getattr(settings, name) for name in settings.__struct_fields__ if name != "rate_max"},
         rate_max=None,

@@ -8,7 +8,7 @@ from springtide.cli.roles import announce as write_announcement
 from springtide.cli.roles import read_settings, until_stopped
 from springtide.drivers.system import SystemClock, SystemIds
 from springtide.drivers.valkey import ValkeyInventory
-from springtide.sale.counter import CounterServer
+from springtide.sale.counter import CounterServer, tune_interpreter
 from springtide.sale.tokens import TokenKeys
 
 
@@ -35,6 +35,7 @@ async def run_counter(settings_path: Path, replica_id: str, announce: Path) -> i
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, lambda: draining.add(asyncio.create_task(server.drain())))
     port = await server.start("127.0.0.1", 0)
+    tune_interpreter()
     write_announcement(announce, port)
     await until_stopped(asyncio.Event())
     await server.stop()

@@ -46,9 +46,7 @@ class Watch:
     def __enter__(self) -> Self:
         """Take the terminal, and say that the engines are starting."""
         self._view.__enter__()
-        self._view.update(
-            LiveState(phase=Phase.STARTING, elapsed_s=0.0, opens_s=0.0, demand=self._demand.rates)
-        )
+        self._view.update(LiveState(phase=Phase.STARTING, elapsed_s=0.0, opens_s=0.0, demand=self._demand.rates))
         return self
 
     def __exit__(
@@ -65,10 +63,8 @@ class Watch:
         """Everything has settled; it is being proved."""
         self._later = Phase.AUDITING
 
-    async def follow(
-        self, loop: ControlLoop, engines: Engines, cloud: LocalCloud, sale: Sale, start_ms: int
-    ) -> None:
-        """Watch until cancelled. An engine that does not answer is left out of a second, and asked again in the next."""
+    async def follow(self, loop: ControlLoop, engines: Engines, cloud: LocalCloud, sale: Sale, start_ms: int) -> None:
+        """Watch until cancelled. An engine that does not answer is asked again in the next second."""
         kept = -1
         while True:
             elapsed_s = (self._clock.now_ms() - start_ms) / 1000
@@ -95,9 +91,7 @@ class Watch:
         self._console.print(
             f"[dim]report[/]   {self._out / 'report.html'}\n[dim]figures[/]  {self._out / 'report.json'}"
         )
-        self._console.print(
-            f"[dim]journal[/]  {self._out / 'journal.jsonl'}\n[dim]logs[/]     {self._out / 'logs'}"
-        )
+        self._console.print(f"[dim]journal[/]  {self._out / 'journal.jsonl'}\n[dim]logs[/]     {self._out / 'logs'}")
 
     async def _look(self, engines: Engines, cloud: LocalCloud, sale: Sale) -> None:
         self._cost_cny = await cloud.cost_fen(self._clock.now_ms()) / FEN
@@ -152,9 +146,7 @@ class Watch:
             failed=sum(one.failed for one in seconds),
             cost_cny=self._cost_cny,
             zones=tuple(self._zone(zone, snapshot) for zone in snapshot.zones),
-            stock=tuple(
-                StockLive(sku.sku, self._stock.get(sku.sku, sku.stock), sku.stock) for sku in sale.skus
-            ),
+            stock=tuple(StockLive(sku.sku, self._stock.get(sku.sku, sku.stock), sku.stock) for sku in sale.skus),
             orders=self._orders,
             decisions=tuple(self._decisions),
         )
@@ -169,9 +161,7 @@ class Watch:
             starting=_count(here, ReplicaState.STARTING),
             ready=ready,
             draining=_count(here, ReplicaState.DRAINING),
-            nodes=sum(
-                node.zone == zone.name and node.state is not NodeState.RELEASING for node in snapshot.nodes
-            ),
+            nodes=sum(node.zone == zone.name and node.state is not NodeState.RELEASING for node in snapshot.nodes),
         )
 
 

@@ -149,9 +149,7 @@ def make_cloud(folders: Folders, clock: SystemClock, zones: Sequence[Zone], seed
     return LocalCloud(folders.run / "cloud.json", clock, chance(seed), zones)
 
 
-async def start_workers(
-    stack: AsyncExitStack, folders: Folders, clock: SystemClock, settings: Path
-) -> "Workers":
+async def start_workers(stack: AsyncExitStack, folders: Folders, clock: SystemClock, settings: Path) -> "Workers":
     """Start the recorder and the back office, supervised, and wait until the back office listens."""
     announce = folders.run / "backoffice.json"
 
@@ -162,9 +160,7 @@ async def start_workers(
         arguments = ["--settings", str(settings), "--announce", str(announce)]
         return spawn("backoffice", command("backoffice", *arguments), folders.log("backoffice"))
 
-    workers = Workers(
-        Supervisor("recorder", recorder, clock), Supervisor("backoffice", backoffice, clock), announce
-    )
+    workers = Workers(Supervisor("recorder", recorder, clock), Supervisor("backoffice", backoffice, clock), announce)
     for supervisor in (workers.recorder, workers.backoffice):
         supervisor.start()
         stack.push_async_callback(supervisor.stop, ROLE_STOP_S)
@@ -175,10 +171,17 @@ async def start_workers(
 async def read_announced_port(child: Child, path: Path, clock: SystemClock) -> int:
     """Wait until the process has announced its port. Raises EngineError when it ends or takes over ANNOUNCE_S."""
     until = clock.monotonic_s() + ANNOUNCE_S
-    while not path.exists():
+    while (port := announced_port(path)) is None:
         if clock.monotonic_s() > until or child.returncode is not None:
             raise child.failure("did not start")
         await clock.sleep(POLL_S)
+    return port
+
+
+def announced_port(path: Path) -> int | None:
+    """What a process has announced; None when it has not yet. The file is renamed into place, so it is whole."""
+    if not path.exists():
+        return None
     port: int = msgspec.json.decode(path.read_bytes())["port"]
     return port
 
@@ -193,7 +196,7 @@ class Workers:
 
     def backoffice_url(self) -> str:
         """Where payments go."""
-        port = msgspec.json.decode(self.announce.read_bytes())["port"]
+        port = announced_port(self.announce)
         return f"http://127.0.0.1:{port}"
 
 

@@ -45,18 +45,14 @@ def zone_colours(zones: Sequence[Zone]) -> dict[str, str]:
 def _demand_and_capacity(figures: RunFigures) -> Chart:
     colours = zone_colours(figures.zones)
     traces = [
-        _area(
-            zone, figures.fleet, [row.capacity_by_zone.get(zone, 0.0) for row in figures.fleet], colours[zone]
-        )
+        _area(zone, figures.fleet, [row.capacity_by_zone.get(zone, 0.0) for row in figures.fleet], colours[zone])
         for zone in colours
         if figures.fleet
     ]
     if figures.seconds:
         planned = [row.planned for row in figures.seconds]
         traces += [
-            _line(
-                "requests sent", figures.seconds, [row.sent for row in figures.seconds], "#c8453b", width=2.5
-            ),
+            _line("requests sent", figures.seconds, [row.sent for row in figures.seconds], "#c8453b", width=2.5),
             _line("demand planned", figures.seconds, planned, MARK_COLOUR, dash="dot"),
         ]
     return _chart("Demand against capacity", "requests/s", traces, figures, wide=True)
@@ -167,9 +163,7 @@ def _cost(figures: RunFigures) -> Chart:
     per_second = figures.cost_static_peak_cny / 86_400
     static = [round((row.second - first) * per_second, 6) for row in figures.fleet]
     traces = [
-        _line(
-            "nodes as rented", figures.fleet, [row.cost_cny for row in figures.fleet], "#e08a3c", width=2.5
-        ),
+        _line("nodes as rented", figures.fleet, [row.cost_cny for row in figures.fleet], "#e08a3c", width=2.5),
         _line("the peak's nodes rented all the time", figures.fleet, static, MARK_COLOUR, dash="dot"),
     ]
     return _chart("Cost of rented nodes, accumulated", "CNY", traces, figures)

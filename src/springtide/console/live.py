@@ -201,10 +201,7 @@ def _zones(state: LiveState) -> Table:
             zone.name,
             bar(zone.capacity / top, style),
             f"{zone.capacity:,.0f}",
-            *(
-                str(count) if count else "·"
-                for count in (zone.ready, zone.starting, zone.draining, zone.nodes)
-            ),
+            *(str(count) if count else "·" for count in (zone.ready, zone.starting, zone.draining, zone.nodes)),
         )
     return table
 
@@ -213,9 +210,7 @@ def _stock(state: LiveState) -> Table:
     table = _table("stock", "", "units", "of")
     for one in state.stock:
         share = one.left / one.initial if one.initial else 0.0
-        table.add_row(
-            one.sku, bar(share, "green"), f"{one.left:,}" if one.left else "sold out", f"{one.initial:,}"
-        )
+        table.add_row(one.sku, bar(share, "green"), f"{one.left:,}" if one.left else "sold out", f"{one.initial:,}")
     return table
 
 

@@ -37,9 +37,7 @@ class Observed:
         self._releasing = {a.node_id for a in snapshot.in_flight if isinstance(a, ReleaseNode)}
         listed = {replica.replica_id for replica in snapshot.replicas}
         self.starts_in_flight = tuple(
-            a.spec
-            for a in snapshot.in_flight
-            if isinstance(a, StartReplica) and a.spec.replica_id not in listed
+            a.spec for a in snapshot.in_flight if isinstance(a, StartReplica) and a.spec.replica_id not in listed
         )
         self.nodes = {node.node_id: node for node in snapshot.nodes}
 
@@ -110,9 +108,7 @@ class Observed:
     @cached_property
     def occupied(self) -> Counter[str]:
         """Replicas by node that take room there, draining ones included; a failed one has no process."""
-        running = (
-            replica for replica in self.snapshot.replicas if self.state(replica) is not ReplicaState.FAILED
-        )
+        running = (replica for replica in self.snapshot.replicas if self.state(replica) is not ReplicaState.FAILED)
         found = Counter(replica.node_id for replica in running)
         found.update(spec.node_id for spec in self.starts_in_flight)
         return found

@@ -76,9 +76,7 @@ def _reasons(zones: Sequence[Zone], down: Collection[str], spare: int, short: in
     cloud = [zone for zone in zones if zone.kind is ZoneKind.CLOUD and zone.name not in down]
     quotas = ", ".join(f"quota of {zone.name} is {zone.nodes_max} nodes" for zone in cloud)
     if spare:
-        reasons.append(
-            f"the cloud is full: {spare} replicas go to spare room in the IDC ({quotas or 'no cloud zone'})"
-        )
+        reasons.append(f"the cloud is full: {spare} replicas go to spare room in the IDC ({quotas or 'no cloud zone'})")
     if short:
         reasons.append(f"capacity short by {short} replicas: {quotas or 'no cloud zone'}")
     return reasons

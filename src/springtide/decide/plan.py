@@ -52,7 +52,5 @@ def _warnings(observed: Observed, *, suspect: bool) -> list[str]:
         if observed.is_stale(source)
     ]
     if suspect:
-        stale.append(
-            "more than half of the ready replicas seem unreachable: weights stay, nothing is taken away"
-        )
+        stale.append("more than half of the ready replicas seem unreachable: weights stay, nothing is taken away")
     return stale

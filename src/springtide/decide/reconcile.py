@@ -73,16 +73,12 @@ class Reconciler:
             needed = self._nodes_needed(zone)
             coming = self._observed.renting[zone.name]
             have = len(self._nodes[zone.name]) + coming
-            leaving = sum(node.zone == zone.name for node in self._snapshot.nodes) - len(
-                self._nodes[zone.name]
-            )
+            leaving = sum(node.zone == zone.name for node in self._snapshot.nodes) - len(self._nodes[zone.name])
             count = min(needed, zone.nodes_max - leaving) - have
             if count > 0:
                 token = f"{self._snapshot.run}-{self._snapshot.tick}-{zone.name}"
                 wanted = self._placement.by_zone[zone.name]
-                reason = (
-                    f"{wanted} replicas wanted in {zone.name} need {needed} nodes, {have} are there or coming"
-                )
+                reason = f"{wanted} replicas wanted in {zone.name} need {needed} nodes, {have} are there or coming"
                 yield RentNodes(zone.name, count, token, reason)
 
     def _stops(self, state: ReplicaState) -> Iterable[StopReplica]:

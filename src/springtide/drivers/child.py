@@ -85,8 +85,8 @@ def spawn(
 ) -> Child:
     """Start a process in a session of its own. Raises EngineError when it cannot be started.
 
-    `env` is added to our environment; `user` is a numeric user (and group) id to run as, which needs root. Call it from the
-    main thread: the kernel ties `die_with_parent` to the thread that forked.
+    `env` is added to our environment; `user` is a numeric user (and group) id to run as, which needs root.
+    Call it from the main thread: the kernel ties `die_with_parent` to the thread that forked.
     """
     with log.open("ab") as out:
         try:
@@ -97,7 +97,7 @@ def spawn(
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
-                preexec_fn=_die_with_parent if die_with_parent else None,
+                preexec_fn=_die_with_parent if die_with_parent else None,  # noqa: PLW1509 - one system call, takes no lock
                 user=user,
                 group=user,
                 extra_groups=[] if user is not None else None,

@@ -199,9 +199,7 @@ def _listener(port: int) -> dict[str, Any]:
 
 def _connection_manager() -> dict[str, Any]:
     """HTTP/1.1 and the router, and nothing that costs time on each request."""
-    router = _typed(
-        "envoy.filters.http.router", "filters.http.router.v3.Router", {"suppress_envoy_headers": True}
-    )
+    router = _typed("envoy.filters.http.router", "filters.http.router.v3.Router", {"suppress_envoy_headers": True})
     return {
         "stat_prefix": LISTENER,
         "codec_type": "HTTP1",
@@ -261,9 +259,7 @@ def _route() -> dict[str, Any]:
 
 def _cluster(discovery: Path) -> dict[str, Any]:
     source = {"path": str(discovery), "watched_directory": {"path": str(discovery.parent)}}
-    limits = dict.fromkeys(
-        ("max_connections", "max_pending_requests", "max_requests", "max_retries"), IN_FLIGHT_MAX
-    )
+    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), IN_FLIGHT_MAX)
     return {
         "name": CLUSTER,
         "type": "EDS",

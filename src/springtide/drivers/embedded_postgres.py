@@ -138,11 +138,7 @@ class EmbeddedPostgres:
 
     def _says_ready(self) -> bool:
         lines = self._pid_file()
-        return (
-            len(lines) > _READY_LINE
-            and lines[0] == str(self.child.pid)
-            and lines[_READY_LINE].strip() == "ready"
-        )
+        return len(lines) > _READY_LINE and lines[0] == str(self.child.pid) and lines[_READY_LINE].strip() == "ready"
 
     def _pid_file(self) -> list[str]:
         with contextlib.suppress(OSError):

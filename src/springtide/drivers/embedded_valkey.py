@@ -126,17 +126,13 @@ async def _until_ready(child: Child, clock: Clock, port: int) -> None:
     while clock.monotonic_s() < until:
         if child.returncode is not None:
             if "Address already in use" in child.log_tail():
-                msg = (
-                    f"Valkey cannot listen on {HOST}:{port}: the port was taken meanwhile; name another port"
-                )
+                msg = f"Valkey cannot listen on {HOST}:{port}: the port was taken meanwhile; name another port"
                 raise _PortTakenError(msg)
             raise child.failure(f"ended at once with status {child.returncode}")
         if await _answers(child, clock, port):
             return
         await clock.sleep(_POLL_S)
-    raise child.failure(
-        f"did not answer within {READY_S_MAX:.0f} s; give it a faster disk or an empty folder"
-    )
+    raise child.failure(f"did not answer within {READY_S_MAX:.0f} s; give it a faster disk or an empty folder")
 
 
 async def _answers(child: Child, clock: Clock, port: int) -> bool:
@@ -161,9 +157,7 @@ def _prepare(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        msg = (
-            f"Valkey cannot keep its data in {folder}: {error.strerror}; name a folder that you may write to"
-        )
+        msg = f"Valkey cannot keep its data in {folder}: {error.strerror}; name a folder that you may write to"
         raise EngineError(msg) from error
 
 

@@ -187,9 +187,7 @@ class EnvoyBalancer:
 
     def _endpoint(self, host: _Host) -> Endpoint:
         drained = host.health_status.eds_health_status == "DRAINING"
-        return Endpoint(
-            self._owner(host), host.locality.zone, *host.key, weight=0 if drained else host.weight
-        )
+        return Endpoint(self._owner(host), host.locality.zone, *host.key, weight=0 if drained else host.weight)
 
     def _owner(self, host: _Host) -> str:
         """Envoy keeps the name of an address's first owner; after our own restart that is all there is."""
@@ -259,9 +257,7 @@ class EnvoyBalancer:
                     "Envoy refused the list of endpoints and goes on with the one before; its log says why"
                 )
             await self._clock.sleep(_POLL_S)
-        raise BalancerError(
-            f"Envoy did not take the list of endpoints within {_TAKEN_S_MAX:.0f} s; see its log"
-        )
+        raise BalancerError(f"Envoy did not take the list of endpoints within {_TAKEN_S_MAX:.0f} s; see its log")
 
     async def _until_healthy(self, fresh: Sequence[Endpoint]) -> None:
         """A new host gets nothing before its first check; an ill one must not hold up the others for long."""
@@ -276,9 +272,7 @@ class EnvoyBalancer:
         try:
             clusters = _CLUSTERS.decode(await self._page(_CLUSTERS_PAGE)).cluster_statuses
         except msgspec.DecodeError as error:
-            raise BalancerError(
-                f"Envoy's list of endpoints cannot be read: {error}; is it Envoy 1.40?"
-            ) from error
+            raise BalancerError(f"Envoy's list of endpoints cannot be read: {error}; is it Envoy 1.40?") from error
         return next((cluster.host_statuses for cluster in clusters if cluster.name == CLUSTER), ())
 
     async def _stats(self) -> dict[str, str]:
@@ -295,9 +289,7 @@ class EnvoyBalancer:
                 f"Envoy's admin http://{host}:{port} does not answer ({error!r}); does it run? see its log"
             ) from error
         if status != 200:  # noqa: PLR2004 - the status that HTTP names OK
-            raise BalancerError(
-                f"Envoy's admin page http://{host}:{port}{target} answers {status}; is it Envoy 1.40?"
-            )
+            raise BalancerError(f"Envoy's admin page http://{host}:{port}{target} answers {status}; is it Envoy 1.40?")
         return body
 
 
@@ -323,9 +315,7 @@ def _check(endpoints: Sequence[Endpoint]) -> None:
             )
         address = _address(endpoint)
         if address in addresses:
-            raise BalancerError(
-                f"two endpoints have the address {endpoint.host}:{endpoint.port}; give each its own"
-            )
+            raise BalancerError(f"two endpoints have the address {endpoint.host}:{endpoint.port}; give each its own")
         addresses.add(address)
 
 
@@ -337,8 +327,7 @@ def _assignment(endpoints: Sequence[Endpoint], version: str) -> bytes:
         "cluster_name": CLUSTER,
         "policy": {"overprovisioning_factor": 100},
         "endpoints": [
-            _locality(zone, list(members))
-            for zone, members in groupby(ordered, lambda endpoint: endpoint.zone)
+            _locality(zone, list(members)) for zone, members in groupby(ordered, lambda endpoint: endpoint.zone)
         ],
     }
     return msgspec.json.encode({"version_info": version, "resources": [resource]})

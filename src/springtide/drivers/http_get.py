@@ -37,9 +37,7 @@ async def http_get(clock: Clock, host: str, port: int, target: str, timeout_s: f
     async with clock.timeout(timeout_s):
         reader, writer = await asyncio.open_connection(host, port)
         try:
-            writer.write(
-                f"GET {target} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode()
-            )
+            writer.write(f"GET {target} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode())
             return await _read(reader)
         finally:
             writer.close()

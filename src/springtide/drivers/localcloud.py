@@ -94,16 +94,12 @@ class LocalCloud:
 
     async def cost_fen(self, now_ms: int) -> float:
         """What has been spent on nodes until now."""
-        return self._state.released_cost_fen + sum(
-            _cost_fen(node, now_ms) for node in self._state.nodes.values()
-        )
+        return self._state.released_cost_fen + sum(_cost_fen(node, now_ms) for node in self._state.nodes.values())
 
     def _buy(self, zone: Zone, count: int, client_token: str) -> _Purchase:
         known = self._zones.get(zone.name)
         if known is None:
-            raise CloudError(
-                f"this cloud has no zone {zone.name}; it has {', '.join(sorted(self._zones)) or 'none'}"
-            )
+            raise CloudError(f"this cloud has no zone {zone.name}; it has {', '.join(sorted(self._zones)) or 'none'}")
         if count < 1:
             raise CloudError(f"{count} nodes cannot be rented; ask for at least one")
         state, now_ms = self._state, self._clock.now_ms()
@@ -156,9 +152,7 @@ class LocalCloud:
         except FileNotFoundError:
             return _State()
         except (OSError, msgspec.DecodeError) as error:
-            raise CloudError(
-                f"{self._path} cannot be read: {error}; move it away to begin without nodes"
-            ) from error
+            raise CloudError(f"{self._path} cannot be read: {error}; move it away to begin without nodes") from error
 
     def _become(self, state: _State) -> None:
         """On disk first: what the file does not have was neither rented nor released."""
@@ -168,9 +162,7 @@ class LocalCloud:
             fresh.write_bytes(msgspec.json.encode(state))
             fresh.replace(self._path)
         except OSError as error:
-            raise CloudError(
-                f"{self._path} cannot be written: {error.strerror}; make room or name another"
-            ) from error
+            raise CloudError(f"{self._path} cannot be written: {error.strerror}; make room or name another") from error
         self._state = state
 
 
@@ -179,11 +171,7 @@ def _remembered(state: _State) -> dict[str, _Purchase]:
     excess = len(state.purchases) + 1 - TOKENS_MAX
     if excess <= 0:
         return state.purchases
-    over = [
-        token
-        for token, done in state.purchases.items()
-        if not any(name in state.nodes for name in done.node_ids)
-    ]
+    over = [token for token, done in state.purchases.items() if not any(name in state.nodes for name in done.node_ids)]
     gone = set(over[:excess])
     return {token: done for token, done in state.purchases.items() if token not in gone}
 

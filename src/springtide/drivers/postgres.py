@@ -57,9 +57,7 @@ def _query(name: str) -> str:
 
 def _migrations() -> dict[str, str]:
     folder = files("springtide.drivers") / "sql"
-    found = {
-        item.name: item for item in folder.iterdir() if item.name[:4].isdigit() and item.name.endswith(".sql")
-    }
+    found = {item.name: item for item in folder.iterdir() if item.name[:4].isdigit() and item.name.endswith(".sql")}
     return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
 
 
@@ -69,17 +67,11 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except _UNAVAILABLE as error:
-        raise LedgerUnavailable(
-            f"the ledger cannot be reached ({_first_line(error)}); repeat the call"
-        ) from error
+        raise LedgerUnavailable(f"the ledger cannot be reached ({_first_line(error)}); repeat the call") from error
     except asyncpg.NotNullViolationError as error:
-        raise LedgerError(
-            "an order names a sale or SKU that the ledger does not have; publish it first"
-        ) from error
+        raise LedgerError("an order names a sale or SKU that the ledger does not have; publish it first") from error
     except asyncpg.UndefinedTableError as error:
-        raise LedgerError(
-            f"the ledger has no schema ({_first_line(error)}); run the migrations first"
-        ) from error
+        raise LedgerError(f"the ledger has no schema ({_first_line(error)}); run the migrations first") from error
     except asyncpg.PostgresError as error:
         raise LedgerError(f"the ledger refused the call: {_first_line(error)}") from error
 
@@ -109,9 +101,7 @@ async def _apply(connection: asyncpg.Connection) -> list[str]:
     known = _migrations()
     applied = {row["name"] for row in await connection.fetch(_query("migrations_applied"))}
     if unknown := sorted(applied - known.keys()):
-        raise LedgerError(
-            f"the ledger was migrated by a newer version ({', '.join(unknown)}); use that version"
-        )
+        raise LedgerError(f"the ledger was migrated by a newer version ({', '.join(unknown)}); use that version")
     new = [name for name in known if name not in applied]
     for name in new:
         await connection.execute(known[name])
@@ -211,9 +201,7 @@ class PostgresLedger:
 
     async def pay(self, payment: Payment) -> PaymentOutcome:
         async with self._session() as connection, connection.transaction():
-            order = await connection.fetchrow(
-                _query("lock_order"), payment.order_id, payment.sale, payment.buyer
-            )
+            order = await connection.fetchrow(_query("lock_order"), payment.order_id, payment.sale, payment.buyer)
             # Looked up behind the lock: the same payment said twice at once finds its first outcome here.
             known = await connection.fetchval(_query("payment_outcome"), payment.payment_id)
             if known is not None:
@@ -223,9 +211,7 @@ class PostgresLedger:
             outcome = _outcome(OrderState(order["state"]), order["due_fen"], payment.amount_fen)
             values = (payment.payment_id, payment.order_id, payment.amount_fen, outcome.value)
             if await connection.fetchval(_query("add_payment"), *values) is None:
-                raise LedgerUnavailable(
-                    f"payment {payment.payment_id} names two orders at once; repeat the call"
-                )
+                raise LedgerUnavailable(f"payment {payment.payment_id} names two orders at once; repeat the call")
             if outcome is PaymentOutcome.ACCEPTED:
                 await connection.execute(_query("mark_paid"), payment.order_id)
             return outcome
@@ -276,7 +262,7 @@ class PostgresLedger:
             self._pool.terminate()
 
 
-async def _nothing_to_reset(_: PoolConnectionProxy) -> None:
+async def _nothing_to_reset(_: asyncpg.Connection) -> None:
     """No call leaves anything in its session, and resetting one costs a round trip for each call."""
 
 

@@ -89,9 +89,7 @@ class ProcessRuntime:
     folder.
     """
 
-    def __init__(
-        self, command: Command, folder: Path, clock: Clock, settings: ProcessSettings | None = None
-    ) -> None:
+    def __init__(self, command: Command, folder: Path, clock: Clock, settings: ProcessSettings | None = None) -> None:
         self._command = command
         self._folder = folder.absolute()
         self._clock = clock
@@ -130,9 +128,7 @@ class ProcessRuntime:
         if self._closed:
             raise ReplicaError(f"{spec.replica_id} cannot be started: the runtime is closed")
         if len(self._slots) >= self._settings.replicas_max:
-            raise ReplicaError(
-                f"this machine runs at most {self._settings.replicas_max} replicas; stop some first"
-            )
+            raise ReplicaError(f"this machine runs at most {self._settings.replicas_max} replicas; stop some first")
         now_ms = self._clock.now_ms()
         slot = _Slot(_Record(spec.replica_id, spec.zone, spec.node_id, ReplicaState.STARTING, now_ms))
         self._save(slot)
@@ -279,9 +275,7 @@ class ProcessRuntime:
                 await self._clock.sleep(_POLL_S)
             else:
                 return
-        raise ReplicaError(
-            f"replica {replica_id} (process {process.pid}) survives SIGKILL; its machine is ill"
-        )
+        raise ReplicaError(f"replica {replica_id} (process {process.pid}) survives SIGKILL; its machine is ill")
 
     def _look(self, slot: _Slot) -> Replica:
         usage = slot.process.usage() if slot.process else None
@@ -354,9 +348,7 @@ def _read_records(folder: Path) -> list[_Record]:
         try:
             records.append(msgspec.json.decode(path.read_bytes(), type=_Record))
         except (OSError, msgspec.DecodeError) as error:
-            raise ReplicaError(
-                f"{path} cannot be read: {error}; end its process and remove the file"
-            ) from error
+            raise ReplicaError(f"{path} cannot be read: {error}; end its process and remove the file") from error
     return records
 
 

@@ -96,9 +96,7 @@ class ValkeyInventory:
     async def publish(self, sale: Sale) -> bool:
         """See the port. The stock is split over the buckets, the remainder to the first ones."""
         keys = [
-            key
-            for bucket in range(sale.buckets)
-            for key in (_meta(sale.sale, bucket), _journal(sale.sale, bucket))
+            key for bucket in range(sale.buckets) for key in (_meta(sale.sale, bucket), _journal(sale.sale, bucket))
         ]
         figures: list[str | bytes | int] = [
             msgspec.json.encode(sale),
@@ -118,9 +116,7 @@ class ValkeyInventory:
         found = await self.view(sale)
         if found is None:
             raise _unpublished(sale)
-        await self._function(
-            "pause", [_meta(sale, bucket) for bucket in range(found.sale.buckets)], int(paused)
-        )
+        await self._function("pause", [_meta(sale, bucket) for bucket in range(found.sale.buckets)], int(paused))
 
     async def reserve(self, sale: str, bucket: int, batch: Sequence[ReserveRequest]) -> list[ReserveResult]:
         """See the port. Raises ValueError for a batch above the limit or a field with a separator in it."""
@@ -258,9 +254,7 @@ def _pack(batch: Sequence[ReserveRequest]) -> bytes:
         raise ValueError("an id or key of a purchase has ',' or ';' in it: check them before they are sent")
     quantities = [request.quantity for request in batch]
     epochs = [request.epoch for request in batch]
-    return _encode(
-        (orders, buyers, keys, skus, quantities, epochs, [request.deadline_ms for request in batch])
-    )
+    return _encode((orders, buyers, keys, skus, quantities, epochs, [request.deadline_ms for request in batch]))
 
 
 def _results(batch: Sequence[ReserveRequest], reply: list[Any]) -> list[ReserveResult]:
@@ -300,9 +294,7 @@ def _entry(sale: str, bucket: int, entry_id: bytes, fields: list[bytes] | None) 
 def _reservation(sale: str, bucket: int, buyer: str, order_id: str, *record: str) -> Reservation:
     """An order as `sale.lua` writes it: key, SKU, quantity, reserved_ms, pay_by_ms, and whether it lives."""
     key, sku, quantity, reserved_ms, pay_by_ms, _ = record
-    return Reservation(
-        order_id, sale, bucket, buyer, key, sku, int(quantity), int(reserved_ms), int(pay_by_ms)
-    )
+    return Reservation(order_id, sale, bucket, buyer, key, sku, int(quantity), int(reserved_ms), int(pay_by_ms))
 
 
 def _unpublished(sale: str) -> InventoryError:

@@ -72,9 +72,7 @@ class Connection(asyncio.Protocol):
         if self.lost or self._transport is None or self._transport.is_closing():
             raise InventoryUnavailable(f"{self._why}; repeat the call when it is restored")
         if len(self._waiting) >= CALLS_IN_FLIGHT_MAX:
-            raise InventoryUnavailable(
-                f"{CALLS_IN_FLIGHT_MAX} calls to Valkey are unanswered; repeat this one later"
-            )
+            raise InventoryUnavailable(f"{CALLS_IN_FLIGHT_MAX} calls to Valkey are unanswered; repeat this one later")
         future = self._new_future()
         self._waiting.append((future, self._clock.monotonic_s()))
         self._transport.write(data)
@@ -122,15 +120,11 @@ class Connection(asyncio.Protocol):
         if text.startswith(_NO_FUNCTION):
             # Somebody emptied the server; a new connection loads the functions again.
             self.abort("Valkey has lost its functions")
-            error: InventoryError = InventoryUnavailable(
-                f"Valkey: {text}; repeat the call, they are loaded again"
-            )
+            error: InventoryError = InventoryUnavailable(f"Valkey: {text}; repeat the call, they are loaded again")
         elif text.startswith(_NOTHING_WRITTEN):
             error = InventoryUnavailable(f"Valkey refused: {text}; repeat the call once that is mended")
         else:
-            error = OutcomeUnknown(
-                f"Valkey failed: {text}; repeat the call with the same key, and look into its log"
-            )
+            error = OutcomeUnknown(f"Valkey failed: {text}; repeat the call with the same key, and look into its log")
         if not future.done():
             future.set_exception(error)
 
@@ -180,9 +174,7 @@ class Wire:
         """Send one command; see `Connection.send`."""
         if self._connection is None:
             host, port = self._address
-            raise InventoryUnavailable(
-                f"not connected to Valkey at {host}:{port}; repeat the call when it is back"
-            )
+            raise InventoryUnavailable(f"not connected to Valkey at {host}:{port}; repeat the call when it is back")
         return self._connection.send(data)
 
     async def call(self, *words: str | bytes | int) -> Any:  # noqa: ANN401 - a reply has the shape of its command
@@ -211,9 +203,7 @@ class Wire:
                     lambda: Connection(self._clock, self._timeout_s, self._on_lost), host, port
                 )
         except (OSError, TimeoutError) as error:
-            raise InventoryUnavailable(
-                f"Valkey at {host}:{port} cannot be reached ({error}); start it"
-            ) from error
+            raise InventoryUnavailable(f"Valkey at {host}:{port} cannot be reached ({error}); start it") from error
         try:
             await self._prepare(connection)
         except BaseException:

@@ -46,9 +46,7 @@ ADOPTED_S = 30.0
 class Actor:
     """Begins actions, remembers those under way and what the cloud refused, and records every outcome."""
 
-    def __init__(
-        self, clock: Clock, ports: FleetPorts, zones: Sequence[Zone], record: Callable[[Entry], None]
-    ) -> None:
+    def __init__(self, clock: Clock, ports: FleetPorts, zones: Sequence[Zone], record: Callable[[Entry], None]) -> None:
         """`record` is given an Outcome for each action, and a Fault for each try that is repeated."""
         self._clock = clock
         self._ports = ports

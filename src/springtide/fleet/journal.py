@@ -112,18 +112,14 @@ def _read_file(path: Path) -> Iterator[Entry]:
                 if line.endswith(b"\n"):
                     yield _decode(line, path, number)
     except OSError as error:
-        raise UserError(
-            f"the journal {path} cannot be read: {error.strerror}; name a journal's file"
-        ) from error
+        raise UserError(f"the journal {path} cannot be read: {error.strerror}; name a journal's file") from error
 
 
 def _decode(line: bytes, path: Path, number: int) -> Entry:
     try:
         return _DECODER.decode(line)
     except msgspec.DecodeError as error:
-        raise UserError(
-            f"{path}, line {number}: not an entry of a journal ({error}); remove the line"
-        ) from error
+        raise UserError(f"{path}, line {number}: not an entry of a journal ({error}); remove the line") from error
 
 
 def _numbered(path: Path, number: int) -> Path:

@@ -72,9 +72,7 @@ async def audit(inventory: Inventory, ledger: Ledger, sale: str, clock: Clock, w
     """
     view = await inventory.view(sale)
     if view is None:
-        raise UserError(
-            f"there is no sale {sale!r}; known are: {', '.join(await inventory.sales()) or 'none'}"
-        )
+        raise UserError(f"there is no sale {sale!r}; known are: {', '.join(await inventory.sales()) or 'none'}")
     began_s = clock.monotonic_s()
     look = await _look(inventory, ledger, view.sale, clock, began_s + wait_s)
     while not (look.settled and look.still and _balanced(look)) and clock.monotonic_s() < began_s + wait_s:
@@ -96,9 +94,7 @@ async def audit(inventory: Inventory, ledger: Ledger, sale: str, clock: Clock, w
         orders=len(orders),
         duplicates=_duplicates(orders),
         limit_violations=_limit_violations(view.sale, orders),
-        explanations=await _explain(inventory, ledger, view.sale, orders)
-        if any(differences.values())
-        else (),
+        explanations=await _explain(inventory, ledger, view.sale, orders) if any(differences.values()) else (),
     )
 
 
@@ -126,9 +122,7 @@ def _content(cuts: Sequence[BucketCut]) -> list[tuple[dict[str, int], str]]:
 
 
 def _reached(cuts: Sequence[BucketCut], positions: dict[int, str]) -> bool:
-    return all(
-        entry_place(positions.get(cut.bucket, "0-0")) >= entry_place(cut.last_entry_id) for cut in cuts
-    )
+    return all(entry_place(positions.get(cut.bucket, "0-0")) >= entry_place(cut.last_entry_id) for cut in cuts)
 
 
 def _balanced(look: _Look) -> bool:
@@ -155,9 +149,7 @@ def _audits_at_cut(look: _Look, orders: Iterable[Order]) -> tuple[SkuAudit, ...]
             units[one.sku, order.state] += one.quantity
             tied[one.sku] += one.quantity if after_ms == 0 else 0
     totals = [
-        msgspec.structs.replace(
-            one, reserved=units[one.sku, OrderState.RESERVED], paid=units[one.sku, OrderState.PAID]
-        )
+        msgspec.structs.replace(one, reserved=units[one.sku, OrderState.RESERVED], paid=units[one.sku, OrderState.PAID])
         for one in look.totals
     ]
     return tuple(_without_ties(one, tied[one.totals.sku]) for one in _audits(look, totals))
@@ -174,9 +166,7 @@ def _duplicates(orders: Sequence[Order]) -> tuple[str, ...]:
     ids = Counter(order.reservation.order_id for order in orders)
     keys = Counter((order.reservation.buyer, order.reservation.key) for order in orders)
     found = [f"order {order_id} stands {count} times" for order_id, count in ids.items() if count > 1]
-    found += [
-        f"buyer {buyer} has {count} orders of key {key}" for (buyer, key), count in keys.items() if count > 1
-    ]
+    found += [f"buyer {buyer} has {count} orders of key {key}" for (buyer, key), count in keys.items() if count > 1]
     return tuple(found[:FINDINGS_MAX])
 
 
@@ -194,9 +184,7 @@ def _limit_violations(sale: Sale, orders: Iterable[Order]) -> tuple[str, ...]:
     return tuple(found[:FINDINGS_MAX])
 
 
-async def _explain(
-    inventory: Inventory, ledger: Ledger, sale: Sale, orders: Sequence[Order]
-) -> tuple[str, ...]:
+async def _explain(inventory: Inventory, ledger: Ledger, sale: Sale, orders: Sequence[Order]) -> tuple[str, ...]:
     """What the two sides say about single orders: the inventory can be asked for those of the ledger."""
     found = [
         f"order {row.order_id}: {row.quantity} of {row.sku} are on their way back, or back and not yet closed"

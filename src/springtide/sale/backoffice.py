@@ -177,9 +177,7 @@ async def _answer_http(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     code = error.detail.lower().replace(" ", "_")
-    answer = _problem(
-        error.status_code, code, error.detail, f"{error.detail}: see the API's description at /docs"
-    )
+    answer = _problem(error.status_code, code, error.detail, f"{error.detail}: see the API's description at /docs")
     answer.headers.update(error.headers or {})
     return answer
 
@@ -205,10 +203,6 @@ class _Figures(Collector):
         yield outcomes
         yield CounterMetricFamily("springtide_cancelled_orders", "Cancellations.", figures.cancelled)
         yield CounterMetricFamily("springtide_expired_orders", "Orders that expired unpaid.", figures.expired)
-        yield CounterMetricFamily(
-            "springtide_stock_returns", "Orders whose stock went back.", figures.returned
-        )
-        yield CounterMetricFamily(
-            "springtide_payment_failures", "Calls that an engine failed.", figures.failures
-        )
+        yield CounterMetricFamily("springtide_stock_returns", "Orders whose stock went back.", figures.returned)
+        yield CounterMetricFamily("springtide_payment_failures", "Calls that an engine failed.", figures.failures)
         yield GaugeMetricFamily("springtide_expiry_on_hold", "1 while expiry waits.", bool(figures.holding))

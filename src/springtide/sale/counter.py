@@ -34,6 +34,9 @@ from springtide.sale.listener import Listener
 from springtide.sale.problems import Problem
 from springtide.sale.tokens import TokenError, TokenKeys
 
+SETTINGS_RATE = -1.0
+"""Stands for the `rate_max` of the settings."""
+
 BACKLOG = 1024
 READY_AGE_S = 2.0
 """How long ago the inventory may have answered last for this replica to call itself ready."""
@@ -114,9 +117,9 @@ class CounterServer:
         token_keys: TokenKeys,
         replica_id: str,
         *,
-        rate_max: float | None = -1.0,
+        rate_max: float | None = SETTINGS_RATE,
     ) -> None:
-        """`rate_max` (requests a second) overrides the settings' when given; None is unthrottled."""
+        """`rate_max` (requests a second) overrides that of the settings; None is unthrottled."""
         self.settings = settings
         self.clock = clock
         self.keys = token_keys
@@ -127,7 +130,7 @@ class CounterServer:
         self.retries = RetrySpread(zlib.crc32(replica_id.encode()) / 2**32)
         self.listener = Listener(clock, self.figures, settings.connections_max, settings.body_bytes_max)
         self.capacity: CapacityQueue | None = None
-        rate = settings.rate_max if rate_max is not None and rate_max < 0 else rate_max
+        rate = settings.rate_max if rate_max == SETTINGS_RATE else rate_max
         if rate is not None:
             self.capacity = CapacityQueue(clock, rate, settings.queue_wait_ms_max / 1000)
         self._inventory = inventory

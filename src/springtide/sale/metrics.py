@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -17,7 +17,7 @@ SUCCESSES = ("reserved", "repeated", "page", "healthz", "readyz", "metrics")
 """What a success can be, in the order of `Figures.successes`."""
 
 RESERVED, REPEATED, PAGE, HEALTHZ, READYZ, METRICS = range(len(SUCCESSES))
-CONTENT_TYPE = b"text/plain; version=1.0.0; charset=utf-8; escaping=underscores"
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 
 
 class Figures:

@@ -52,9 +52,7 @@ class PaymentFigures(msgspec.Struct, frozen=True):
 class Payments:
     """The transitions of orders, over the ports. Any number may run at once: each transition happens once."""
 
-    def __init__(
-        self, inventory: Inventory, ledger: Ledger, clock: Clock, limits: PaymentLimits | None = None
-    ) -> None:
+    def __init__(self, inventory: Inventory, ledger: Ledger, clock: Clock, limits: PaymentLimits | None = None) -> None:
         """Ready to pay and cancel; expiry and returns need `run`."""
         self._inventory = inventory
         self._ledger = ledger

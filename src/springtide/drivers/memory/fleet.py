@@ -225,9 +225,7 @@ class MemoryCloud:
             raise CloudError(f"{TOKENS_MAX} purchases are remembered; begin a new cloud")
         room = known.nodes_max - sum(node.zone == zone.name for node in self._nodes.values())
         if room < 1:
-            raise CloudQuotaExceeded(
-                f"zone {zone.name} has all its {known.nodes_max} nodes rented; ask for less"
-            )
+            raise CloudQuotaExceeded(f"zone {zone.name} has all its {known.nodes_max} nodes rented; ask for less")
         stock = self.stock.get(zone.name, room)
         if stock < 1:
             raise CloudOutOfStock(f"zone {zone.name} has no node left; ask another zone")

@@ -151,9 +151,7 @@ class MemoryLedger:
     def _end(self, order: Order, state: OrderState) -> None:
         self._move(order, state)
         one = order.reservation
-        self._outbox[one.order_id] = StockReturn(
-            one.order_id, one.sale, one.bucket, one.buyer, one.sku, one.quantity
-        )
+        self._outbox[one.order_id] = StockReturn(one.order_id, one.sale, one.bucket, one.buyer, one.sku, one.quantity)
 
 
 def _place(entry_id: str) -> tuple[int, ...]:

@@ -158,10 +158,7 @@ class Buyers:
         return tuple(steps)
 
     def _after_sold_out(self, purchase: Purchase) -> tuple[Step, ...]:
-        if (
-            purchase.changes >= self._settings.retries_max
-            or self._chance.random() >= self._settings.retry_share
-        ):
+        if purchase.changes >= self._settings.retries_max or self._chance.random() >= self._settings.retry_share:
             return ()
         sku = self._choose()
         again = self._purchase(purchase.buyer, sku, self._quantity(sku))

@@ -132,9 +132,7 @@ class Pool:
     A request that finds none free waits for one. `timeout_s` runs from the moment the request is given.
     """
 
-    def __init__(
-        self, url: str, clock: Clock, timeout_s: float, connections_min: int, connections_max: int
-    ) -> None:
+    def __init__(self, url: str, clock: Clock, timeout_s: float, connections_min: int, connections_max: int) -> None:
         """Raises ConfigError unless `url` is `http://host:port`."""
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname or not parts.port:

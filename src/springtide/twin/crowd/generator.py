@@ -145,9 +145,7 @@ class Crowd:
         else:
             self._ask(purchase, due_s, first=True)
 
-    def _send(
-        self, payload: bytes, due_s: float, on_answer: Callable[[Response], None], *, first: bool
-    ) -> None:
+    def _send(self, payload: bytes, due_s: float, on_answer: Callable[[Response], None], *, first: bool) -> None:
         self._busy += 1
         self.figures.begun(int(due_s), self._elapsed_s() - due_s, first=first)
         self._counter.send(Request(payload, on_answer, partial(self._written, due_s)))
@@ -246,9 +244,7 @@ class Crowd:
             amount_fen=self._prices[purchase.sku] * purchase.quantity,
         )
         self.figures.payments += 1
-        self._report_payment(
-            payment, wire.payment_request(self._backoffice_host, payment, self._secret), 1, 0.0
-        )
+        self._report_payment(payment, wire.payment_request(self._backoffice_host, payment, self._secret), 1, 0.0)
 
     def _report_payment(self, payment: Payment, payload: bytes, ask: int, _due_s: float) -> None:
         self._busy += 1
