@@ -96,7 +96,8 @@ class Inventory(Protocol):
         purchase that its key already made is REPEATED (KEY_REUSED when SKU or quantity differ), whatever the state of
         the sale; then LATE, STALE_EPOCH, NOT_OPEN, CLOSED, PAUSED, UNKNOWN_SKU, LIMIT_REACHED, SOLD_OUT,
         JOURNAL_FULL; else RESERVED. Idempotency is per buyer and key. The batch has at most 1,024 entries. Of a sale
-        that is not published every SKU is unknown. A buyer's limit counts live orders; whatever it is, it is at most 64 orders in a bucket.
+        that is not published every SKU is unknown. A buyer's limit counts live orders; whatever it is, it is at most
+        64 orders in a bucket.
         """
 
     async def find(self, sale: str, bucket: int, buyer: str, order_id: str) -> Reservation | None:
