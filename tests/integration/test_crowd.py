@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from springtide.config import CrowdSettings
+from springtide.drivers.private_file import write_private
 from springtide.drivers.system import SystemClock, SystemIds, chance
 from springtide.errors import ConfigError
 from springtide.model import Sale, Sku
@@ -31,7 +32,6 @@ from springtide.twin.crowd.spec import (
     read_acknowledgements,
     read_seconds,
     read_spec,
-    write_spec,
 )
 
 KEY = b"k" * 32
@@ -326,7 +326,7 @@ def test_the_specification_survives_its_file_and_is_private(tmp_path: Path) -> N
     spec = make_spec(tmp_path, "http://127.0.0.1:1", [1])
     path = tmp_path / "crowd.json"
     path.write_text("old")
-    write_spec(path, spec)
+    write_private(path, spec)
     assert read_spec(path) == spec
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("{}")

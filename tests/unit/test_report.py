@@ -105,6 +105,7 @@ FIGURES = RunFigures(
     zones=ZONES,
     crowd=CROWD,
     recorded=6800,
+    proved=True,
     oversold=0,
     lost=0,
     duplicates=0,
@@ -274,3 +275,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="choose another folder"):
         write_report(tmp_path / "out", FIGURES)
+
+
+def test_an_equation_that_was_not_proved_does_not_hold() -> None:
+    unproved = msgspec.structs.replace(FIGURES, proved=False)
+    assert exit_status(unproved) == 1
+    assert any("not proved" in check.value and not check.ok for check in verdict(unproved))

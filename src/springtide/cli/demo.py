@@ -37,6 +37,7 @@ from springtide.config import Config, CrowdSettings, load
 from springtide.console.report import RunFigures, exit_status, write_report
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.localcloud import LocalCloud
+from springtide.drivers.private_file import write_private
 from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.system import SystemClock, SystemIds
 from springtide.errors import ConfigError, EngineError
@@ -46,7 +47,7 @@ from springtide.fleet.observe import FleetPorts
 from springtide.model import CalendarEvent, ReplicaState, Sale, Zone, ZoneKind
 from springtide.sale.audit import audit
 from springtide.twin.crowd.demand import Demand, load_demand
-from springtide.twin.crowd.spec import CrowdSpec, write_spec
+from springtide.twin.crowd.spec import CrowdSpec
 
 LEAD_IN_S = 5.0
 BASE_READY_S = 30.0
@@ -57,7 +58,6 @@ AUDIT_S = 20.0
 EXPIRY_S = 5.0
 POLL_S = 0.1
 CLOUD_SEED = 7
-CHAOS_ZONE = "idc-b"
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ async def _sell(stack: AsyncExitStack, run: Run) -> None:
             run.clock,
             run.start_ms,
             run.sale.opens_ms,
-            CHAOS_ZONE,
+            [zone.name for zone in run.inputs.zones if zone.kind is ZoneKind.IDC][-1],
             run.faults,
         )
         striking = asyncio.create_task(chaos.run())
@@ -241,7 +241,7 @@ def _start_crowd(run: Run) -> Child:
         out=str(run.folders.out.absolute()),
     )
     path = run.folders.run / "crowd.json"
-    write_spec(path, spec)
+    write_private(path, spec)
     return spawn("crowd", command("crowd", "--spec", str(path)), run.folders.log("crowd"))
 
 

@@ -70,6 +70,7 @@ def collect(found: Findings) -> RunFigures:
         zones=found.zones,
         crowd=msgspec.json.decode((found.out / SUMMARY).read_bytes(), type=CrowdSummary),
         recorded=len(found.orders),
+        proved=found.audit.settled and found.audit.method == "still",
         oversold=found.audit.oversold,
         lost=len(comparison.lost) + len(comparison.mismatched),
         duplicates=len(set(comparison.duplicates) | set(found.audit.duplicates)),

@@ -31,13 +31,6 @@ class RoleSettings(msgspec.Struct, frozen=True):
     rate_max: float | None
 
 
-def write_private(path: Path, value: msgspec.Struct) -> None:
-    """Write a value as JSON into a file that only we may read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(msgspec.json.encode(value))
-
-
 def read_settings(path: Path) -> RoleSettings:
     """Raises ConfigError when the file is missing or is not what `write_private` wrote."""
     try:

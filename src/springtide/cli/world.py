@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from springtide.cli.roles import RoleSettings, write_private
+from springtide.cli.roles import RoleSettings
 from springtide.cli.supervisor import Supervisor
 from springtide.config import Config
 from springtide.drivers.child import Child, spawn
@@ -20,6 +20,7 @@ from springtide.drivers.embedded_postgres import EmbeddedPostgres, start_postgre
 from springtide.drivers.embedded_valkey import EmbeddedValkey, start_valkey
 from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.postgres import PostgresLedger, migrate
+from springtide.drivers.private_file import write_private
 from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.system import SystemClock, SystemIds, chance
 from springtide.drivers.valkey import ValkeyInventory

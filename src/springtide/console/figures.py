@@ -41,7 +41,8 @@ class Mark(msgspec.Struct, frozen=True):
 class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a report says of one run. Moments (`…_s`) count from second 0; None: it did not happen.
 
-    `stock_differences` is by SKU what the stock equation is off by, in units. `cost_static_peak_cny` is
+    `proved` says that the audit found the sale at rest and the ledger at the journal's end: only then is the
+    stock equation exact. `stock_differences` is by SKU what the stock equation is off by, in units. `cost_static_peak_cny` is
     what the most nodes rented at one time would cost for a whole day. `rate_max` is the emulated capacity
     of a replica and `unthrottled_rps` what one replica did on this machine without that limit, both in
     requests per second.
@@ -51,6 +52,7 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     zones: tuple[Zone, ...]
     crowd: CrowdSummary
     recorded: int
+    proved: bool
     oversold: int
     lost: int
     duplicates: int
@@ -98,12 +100,14 @@ def verdict(figures: RunFigures) -> list[Check]:
 def _integrity(figures: RunFigures) -> list[Check]:
     crowd = figures.crowd
     off = {sku: units for sku, units in figures.stock_differences.items() if units}
-    equation = "true" if not off else "off by " + ", ".join(f"{units:+d} {sku}" for sku, units in off.items())
+    equation = "off by " + ", ".join(f"{units:+d} {sku}" for sku, units in off.items()) if off else "true"
+    if not figures.proved:
+        equation = "not proved: the sale had not come to rest"
     return [
         _zero("Units oversold", figures.oversold),
         _zero("Acknowledged orders lost", figures.lost),
         _zero("Orders recorded twice", figures.duplicates),
-        Check("Stock equation of every SKU", equation, "true", not off, integrity=True),
+        Check("Stock equation of every SKU", equation, "true", figures.proved and not off, integrity=True),
         _zero("Keys that got two orders", crowd.conflicting),
         _zero("Failed attempts that never got a truthful answer", crowd.unanswered),
     ]
@@ -175,6 +179,7 @@ def report_document(figures: RunFigures) -> dict[str, Any]:
         "requests": crowd.requests,
         "acknowledged": crowd.acknowledged,
         "recorded": figures.recorded,
+        "proved": figures.proved,
         "oversold": figures.oversold,
         "lost": figures.lost,
         "duplicates": figures.duplicates,

@@ -1,6 +1,5 @@
 """What the crowd's process is told, and what it reports: both are JSON files."""
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -114,14 +113,6 @@ class CrowdSummary(msgspec.Struct, frozen=True):
     payments_unanswered: int
     gave_up: int
     cpu_s: float
-
-
-def write_spec(path: Path, spec: CrowdSpec) -> None:
-    """Write the file so that only its owner can read it: it holds keys."""
-    path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.encode(spec))
 
 
 def read_spec(path: Path) -> CrowdSpec:
