@@ -42,10 +42,10 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a report says of one run. Moments (`…_s`) count from second 0; None: it did not happen.
 
     `proved` says that the audit found the sale at rest and the ledger at the journal's end: only then is the
-    stock equation exact. `stock_differences` is by SKU what the stock equation is off by, in units. `cost_static_peak_cny` is
-    what the most nodes rented at one time would cost for a whole day. `rate_max` is the emulated capacity
-    of a replica and `unthrottled_rps` what one replica did on this machine without that limit, both in
-    requests per second.
+    stock equation exact. `stock_differences` is by SKU what the equation is off by, in units.
+    `cost_static_peak_cny` is what the most nodes rented at one time would cost for a whole day. `rate_max` is
+    the emulated capacity of a replica and `unthrottled_rps` what one replica did on this machine without that
+    limit, both in requests per second.
     """
 
     title: str
