@@ -10,7 +10,7 @@ from rich.table import Table
 
 from springtide.cli.world import Engines
 from springtide.config import Config
-from springtide.console.figures import FleetSecond, RunFigures, exit_status, report_document, verdict
+from springtide.console.figures import VERDICTS, FleetSecond, RunFigures, exit_status, percent, verdict
 from springtide.console.live import REDRAW_S, LiveState, LiveView, Phase, StockLive, ZoneLive, phase_at
 from springtide.drivers.localcloud import LocalCloud
 from springtide.errors import InventoryError, LedgerError
@@ -85,13 +85,15 @@ class Watch:
             mark = "[green]✓" if check.ok else "[red]✗" if check.judged else "[yellow]–"
             table.add_row(mark, check.name, check.value, f"[dim]{check.bound}[/]")
         self._console.print(table)
-        document = report_document(figures)
-        colour = "green" if exit_status(figures) == 0 else "red"
-        self._console.print(f"[bold {colour}]{document['verdict']}[/]")
-        self._console.print(
-            f"[dim]report[/]   {self._out / 'report.html'}\n[dim]figures[/]  {self._out / 'report.json'}"
-        )
-        self._console.print(f"[dim]journal[/]  {self._out / 'journal.jsonl'}\n[dim]logs[/]     {self._out / 'logs'}")
+        status = exit_status(figures)
+        self._console.print(f"[bold {'green' if status == 0 else 'red'}]{VERDICTS[status]}[/]")
+        if not figures.scaled:
+            shed = percent(figures.crowd.shed_share_at_peak)
+            self._console.print(
+                f"Without scaling, {shed} of the first attempts at the peak were asked to come back later."
+            )
+        for name in ("report.html", "report.json", "journal.jsonl", "logs"):
+            self._console.print(f"[dim]{self._out / name}[/]")
 
     async def _look(self, engines: Engines, cloud: LocalCloud, sale: Sale) -> None:
         self._cost_cny = await cloud.cost_fen(self._clock.now_ms()) / FEN
