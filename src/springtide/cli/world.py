@@ -24,7 +24,7 @@ from springtide.drivers.private_file import write_private
 from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.system import SystemClock, SystemIds, chance
 from springtide.drivers.valkey import ValkeyInventory
-from springtide.errors import ConfigError, EngineError
+from springtide.errors import ConfigError
 from springtide.model import ReplicaSpec, Zone
 
 ROLE_STOP_S = 5.0
@@ -95,18 +95,16 @@ async def start_engines(stack: AsyncExitStack, folders: Folders, clock: SystemCl
         stack.push_async_callback(engine.stop)
         return engine
 
-    results = await asyncio.gather(valkey(), postgres(), envoy(), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    started_valkey, started_postgres, started_envoy = results
-    if not (
-        isinstance(started_valkey, EmbeddedValkey)
-        and isinstance(started_postgres, EmbeddedPostgres)
-        and isinstance(started_envoy, EmbeddedEnvoy)
-    ):
-        msg = "an engine did not start"
-        raise EngineError(msg)
+    starting = asyncio.create_task(valkey()), asyncio.create_task(postgres()), asyncio.create_task(envoy())
+    try:
+        await asyncio.wait(starting)
+    finally:
+        # Also after Ctrl-C: an engine that is half started is started whole, so that it is on the stack and is ended.
+        await asyncio.wait(starting)
+    for error in [task.exception() for task in starting]:
+        if error is not None:
+            raise error
+    started_valkey, started_postgres, started_envoy = (starting[0].result(), starting[1].result(), starting[2].result())
     inventory = await ValkeyInventory.connect(started_valkey.host, started_valkey.port, clock)
     stack.push_async_callback(inventory.close)
     await migrate(started_postgres.dsn)
