@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -66,11 +65,3 @@ async def work_until_stopped(work: Callable[[], Awaitable[None]], stop: Callable
     with contextlib.suppress(asyncio.CancelledError):
         await waiting
     await working
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -6,7 +6,7 @@ from pathlib import Path
 import uvicorn
 
 from springtide.cli.roles import announce as write_announcement
-from springtide.cli.roles import free_port, read_settings, work_until_stopped
+from springtide.cli.roles import read_settings, work_until_stopped
 from springtide.drivers.postgres import PostgresLedger
 from springtide.drivers.system import SystemClock, SystemIds, chance
 from springtide.drivers.valkey import ValkeyInventory
@@ -42,16 +42,15 @@ async def run_backoffice(settings_path: Path, announce: Path) -> int:
     ledger = await PostgresLedger.connect(settings.ledger_dsn, clock)
     payments = Payments(inventory, ledger, clock)
     application = create_app(payments, inventory, ledger, bytes.fromhex(settings.webhook_secret))
-    port = free_port()
     server = uvicorn.Server(
-        uvicorn.Config(application, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+        uvicorn.Config(application, host="127.0.0.1", port=0, log_level="warning", access_log=False)
     )
     serving = asyncio.create_task(server.serve())
     async with clock.timeout(ANNOUNCE_TIMEOUT_S):
         while not server.started and not serving.done():
             await clock.sleep(0.02)
     if server.started:
-        write_announcement(announce, port)
+        write_announcement(announce, server.servers[0].sockets[0].getsockname()[1])
     await serving
     await ledger.close()
     await inventory.close()
