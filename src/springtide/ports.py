@@ -3,29 +3,38 @@
 All methods may be called concurrently from one event loop unless they say otherwise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from springtide.model import (
+    ApiKey,
     BucketCut,
     Endpoint,
+    HeldOrder,
+    Holders,
     JournalEntry,
     Node,
     Order,
+    OrderQuery,
     OrderState,
     Payment,
     PaymentOutcome,
+    RefundDue,
     Replica,
     ReplicaSpec,
     Reservation,
     ReserveRequest,
     ReserveResult,
+    Restock,
     Sale,
+    SaleRecord,
     SaleView,
     SkuTotals,
     StockReturn,
+    TokenRing,
     TrafficSample,
+    Transfer,
     Zone,
 )
 
@@ -84,10 +93,34 @@ class Inventory(Protocol):
     """
 
     async def publish(self, sale: Sale) -> bool:
-        """Create the sale with its stock; False when it exists already (which changes nothing)."""
+        """Create the sale with its stock; False when it exists already (which changes nothing).
+
+        Buckets are created one by one and the sale is seen with the last of them: a call that was cut off is repeated.
+        A SKU that is not `spread` begins with all its units in its home bucket (`sale/orders.py: home_of`).
+        """
+
+    async def redefine(self, sale: Sale) -> None:
+        """Give a published sale another title, window, hold, price or limit; SKUs that are new begin with no stock.
+
+        Stock, orders and buckets stay. Raises InventoryError when the sale is not published, has other buckets or
+        another epoch, or would lose a SKU.
+        """
 
     async def pause(self, sale: str, paused: bool) -> None:  # noqa: FBT001 - a state to be set, not a mode of the call
         """Stop selling, or go on. Raises InventoryError when the sale is not published."""
+
+    async def restock(self, bucket: int, restock: Restock) -> bool:
+        """Add units to a bucket, once: False when this restock is there already.
+
+        Raises InventoryError when the sale or the SKU is not published.
+        """
+
+    async def move_stock(self, transfer: Transfer) -> int:
+        """Move up to `quantity` units from one bucket to another, once; how many. The same transfer again ends it.
+
+        The source is debited and remembers the transfer until the target has it; a transfer that was cut off is found
+        in the source's cut, and is ended by repeating it as it stands there.
+        """
 
     async def reserve(self, sale: str, bucket: int, batch: Sequence[ReserveRequest]) -> list[ReserveResult]:
         """Decide a batch in order, each purchase against the effects of those before it.
@@ -103,6 +136,15 @@ class Inventory(Protocol):
     async def find(self, sale: str, bucket: int, buyer: str, order_id: str) -> Reservation | None:
         """The order that this buyer holds or held, as it was journalled; None when there is none."""
 
+    async def orders_of(self, sale: str, bucket: int, buyer: str) -> list[HeldOrder]:
+        """All orders of a buyer, oldest first, durable as an acknowledgement is: what it tells stays true."""
+
+    async def settle(self, sale: str, bucket: int, buyer: str, order_id: str) -> bool:
+        """Note that an order is paid; False when there is no such live order, which is no failure."""
+
+    async def holders(self, sale: str, bucket: int, after: str) -> Holders:
+        """Buyers with an order of this bucket: all of them (`after` empty), or those since a position given before."""
+
     async def give_back(self, returned: StockReturn) -> bool:
         """Put the stock of an order back, once: False when this order's stock is back already."""
 
@@ -117,6 +159,21 @@ class Inventory(Protocol):
 
         Raises InventoryError when the sale is not published.
         """
+
+    async def fence(self, sale: str, bucket: int, epoch: int) -> BucketCut | None:
+        """Refuse what has an earlier epoch from now on, and pause; what the bucket held, None when nothing is left."""
+
+    async def restore(self, sale: Sale, bucket: int, stock: Mapping[str, int], orders: Sequence[HeldOrder]) -> None:
+        """Put a bucket back as given, under the sale's epoch and paused; it is missing, or fenced at that epoch.
+
+        An unread journal is kept. Repeating it is without effect as long as the sale is paused.
+        """
+
+    async def token_ring(self) -> TokenRing:
+        """The generations of token keys in use; 1 to 1 when none was ever set."""
+
+    async def set_token_ring(self, ring: TokenRing) -> None:
+        """Let all counters take tokens of these generations, within their time of asking."""
 
     async def read_journal(self, sale: str, bucket: int, consumer: str, count: int) -> list[JournalEntry]:
         """Up to `count` entries nobody has acknowledged: this consumer's own, then those idle elsewhere, then new ones.
@@ -138,7 +195,66 @@ class Ledger(Protocol):
     """The system of record for orders. Raises LedgerUnavailable; every method may be repeated without effect."""
 
     async def publish(self, sale: Sale) -> None:
-        """Record the sale, its SKUs and their initial stock; a second time changes nothing."""
+        """Record the sale as published, with its SKUs and their initial stock; what is there already stays as it is.
+
+        A draft of the same sale becomes published.
+        """
+
+    async def create_sale(self, sale: Sale) -> bool:
+        """Keep a sale as a draft; False when its id is taken."""
+
+    async def change_sale(self, sale: Sale, revision: int) -> bool:
+        """Replace the definition of a draft or a published sale; False when its revision is another by now.
+
+        Stock is replaced in a draft only; a SKU that is new in a published sale begins with none; epoch and buckets of
+        a published sale stay (the epoch may grow). Raises LedgerError when there is no such sale, it is closed, or it
+        would lose a SKU that is published.
+        """
+
+    async def close_sale(self, sale: str) -> None:
+        """Let a sale be closed for good: it can be read and audited, and not be changed. Idempotent."""
+
+    async def sale_record(self, sale: str) -> SaleRecord | None:
+        """One sale as its merchant has it, or None."""
+
+    async def sale_records(self, after: str, count: int) -> list[SaleRecord]:
+        """Up to `count` sales by id, those behind `after`."""
+
+    async def add_restock(self, restock: Restock) -> bool:
+        """Record a restock as under way (it counts as restocked and as returning); False: it is there already.
+
+        Raises LedgerError when the sale or SKU is unknown, the sale is closed or a draft, or the id names another one.
+        """
+
+    async def open_restocks(self, count: int) -> list[Restock]:
+        """Up to `count` restocks that are not in stock yet, oldest first."""
+
+    async def close_restocks(self, restock_ids: Sequence[str]) -> None:
+        """The units of these are in stock."""
+
+    async def search_orders(self, query: OrderQuery) -> list[Order]:
+        """A page of orders, in the order of their ids."""
+
+    async def refunds(self, sale: str, after: str, count: int) -> list[RefundDue]:
+        """A page of refunds that are due, of one sale or ('') of all, in the order of their payment ids."""
+
+    async def see_refund(self, payment_id: str) -> bool:
+        """A merchant knows of this refund; False when there is none."""
+
+    async def add_api_key(self, key: ApiKey) -> None:
+        """Keep a key of the merchant's API. Raises LedgerError when its id is taken."""
+
+    async def api_keys(self) -> list[ApiKey]:
+        """All keys, the revoked ones included, oldest first; at most 1,000 may exist."""
+
+    async def revoke_api_key(self, key_id: str) -> bool:
+        """Let a key be good for nothing from now on; False when there is none. Idempotent."""
+
+    async def token_ring(self) -> TokenRing:
+        """The generations of token keys in use; 1 to 1 when none was ever set."""
+
+    async def set_token_ring(self, ring: TokenRing) -> None:
+        """Keep it, so that an inventory that was lost can be told."""
 
     async def record(self, reservations: Sequence[Reservation]) -> int:
         """Record orders as reserved; those already there are left as they are. The number that were new."""

@@ -48,3 +48,8 @@ def bucket_of(buyer: str, buckets: int) -> int:
 def entry_place(entry_id: str) -> tuple[int, ...]:
     """Where an entry stands in its journal: ids are milliseconds and a sequence number, joined by '-'."""
     return tuple(int(part) for part in entry_id.split("-"))
+
+
+def home_of(sku: str, buckets: int) -> int:
+    """The bucket in which all units of a SKU lie while it is not spread."""
+    return zlib.crc32(sku.encode()) % buckets
