@@ -102,7 +102,7 @@ class ReserveRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReserveStatus(StrEnum):
-    """What became of a purchase. Only RESERVED took stock."""
+    """What became of a purchase. Only RESERVED took stock; UNKNOWN may have: the inventory itself never says it."""
 
     RESERVED = "reserved"
     REPEATED = "repeated"
@@ -116,6 +116,7 @@ class ReserveStatus(StrEnum):
     LATE = "late"
     STALE_EPOCH = "stale_epoch"
     JOURNAL_FULL = "journal_full"
+    UNKNOWN = "unknown"
 
 
 class ReserveResult(msgspec.Struct, frozen=True, gc=False):
