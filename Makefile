@@ -1,13 +1,14 @@
 # Every target sets up what it needs in .venv. ARGS="…" is passed on; PYTHON=/path/to/python3 chooses the Python.
 # make reports any failure as status 2: for the exact exit status of a demo, run .venv/bin/springtide demo itself.
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test torture check bench lock clean
 .DEFAULT_GOAL := help
 export PYTHON
 
 help:
 	@echo 'make demo    a whole sale on this machine, live, with a report   (ARGS="--help" lists its options)'
 	@echo 'make test    the tests                                           (ARGS="tests/unit -k NAME")'
+	@echo 'make torture the loss test: 200 faults while it sells, 12 minutes   (ARGS="--faults 40 --seed 2")'
 	@echo 'make check   lint, formatting, types, layers'
 	@echo 'make bench   the measurements                                    (ARGS="--help")'
 	@echo 'make lock    renew requirements/*.txt after a change in pyproject.toml   (ARGS="--upgrade")'
@@ -20,6 +21,10 @@ demo:
 test:
 	@sh tools/setup.sh dev
 	@exec .venv/bin/python -m pytest $(ARGS)
+
+torture:
+	@sh tools/setup.sh runtime
+	@exec .venv/bin/springtide torture --faults 200 $(ARGS)
 
 check:
 	@sh tools/setup.sh dev

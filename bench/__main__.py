@@ -5,16 +5,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import counter
+from bench import counter, idle, inventory, open_loop, polls, recorder, sold_out
 from bench.rows import Row, Skipped, show, write
 
-BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {"counter": counter.measure}
+BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {
+    "counter": counter.measure,
+    "sold_out": sold_out.measure,
+    "polls": polls.measure,
+    "idle": idle.measure,
+    "open_loop": open_loop.measure,
+    "recorder": recorder.measure,
+    "inventory": inventory.measure,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(BENCHES)}; default: all")
-    parser.add_argument("--runs", type=int, default=3, help="how often each server is measured; the median counts")
+    parser.add_argument("--runs", type=int, default=5, help="how often each server is measured; the median counts")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="where the JSON goes")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in BENCHES]

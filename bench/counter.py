@@ -6,28 +6,19 @@
 
 import asyncio
 import secrets
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
-import valkey as valkey_client
+import valkey
 
-from bench import processes
+from bench import engines, processes
+from bench.engines import SALE, SKU, STOCK
 from bench.load import Job, Outcome
 from bench.rows import Row, Skipped, compared, median_row
-from springtide.drivers.embedded_valkey import start_valkey
-from springtide.drivers.system import SystemClock
-from springtide.drivers.valkey import ValkeyInventory
-from springtide.model import Sale, Sku
 
 CONNECTIONS = 256
 SECONDS = 2.5
-STOCK = 1_000_000_000
-SALE = "bench"
-SKU = "tea"
 FLOOR_HAPROXY = 0.5
 FLOOR_FASTAPI = 20.0
 
@@ -40,11 +31,9 @@ def measure(runs: int) -> tuple[list[Row], list[Skipped]]:
         "counter": (_counter, 200_000, "201"),
         "FastAPI, one EVALSHA each": (_fastapi, 20_000, "201"),
     }
-    skipped = []
-    if processes.has_haproxy():
+    haproxy, skipped = constant_or_skipped()
+    if haproxy:
         servers["HAProxy, a constant"] = (_haproxy, 330_000, "200")
-    else:
-        skipped.append(Skipped("HAProxy, a constant", "haproxy is not installed (apt-get install haproxy)"))
     outcomes: dict[str, list[Outcome]] = {name: [] for name in servers}
     for _ in range(runs):
         for name, (start, requests, expect) in servers.items():
@@ -52,9 +41,21 @@ def measure(runs: int) -> tuple[list[Row], list[Skipped]]:
     return _rows(outcomes), skipped
 
 
+def constant_or_skipped() -> tuple[bool, list[Skipped]]:
+    """Whether HAProxy can run here, and if not, what is missing."""
+    if processes.has_haproxy():
+        return True, []
+    return False, [Skipped("HAProxy, a constant", "haproxy is not installed (apt-get install haproxy)")]
+
+
+def constant() -> Outcome:
+    """One run against HAProxy."""
+    return asyncio.run(_one_run(_haproxy, 330_000, "200"))
+
+
 def _rows(outcomes: dict[str, list[Outcome]]) -> list[Row]:
     per_cpu_s = {
-        name: median_row(name, "requests per CPU second", [run.answered / run.cpu_s[0] for run in runs])
+        name: median_row(name, "requests per CPU second", [run.per_cpu_s for run in runs])
         for name, runs in outcomes.items()
     }
     counter = per_cpu_s["counter"]
@@ -89,25 +90,34 @@ def _rows(outcomes: dict[str, list[Outcome]]) -> list[Row]:
 async def _one_run(start: Start, requests: int, expect: str) -> Outcome:
     server_cpu, other_cpu = processes.cores()
     token_key = secrets.token_hex(32)
-    async with _valkey(other_cpu) as (port, pid, left):
-        with start(port, token_key, server_cpu) as (server_pid, server_port):
-            job = Job(
-                host="127.0.0.1",
-                port=server_port,
-                sale=SALE,
-                sku=SKU,
-                buyers=f"b{secrets.token_hex(3)}",
-                token_key=token_key,
-                connections=CONNECTIONS,
-                requests=requests,
-                seconds=SECONDS,
-                pids=(server_pid, pid),
-                expect=expect,
-                cpu=other_cpu,
-            )
+    async with engines.store(other_cpu) as store:
+        client: Any = valkey.Valkey(port=store.port)  # its types mix those of its asynchronous twin
+        client.hset("{ref}:bench:stock", SKU, STOCK)
+        with start(store.port, token_key, server_cpu) as (server_pid, server_port):
+            job = purchases(server_port, token_key, requests, expect, (server_pid, store.pid))
             outcome = await asyncio.to_thread(processes.load, job)
-        _check(outcome, expect, STOCK - await left())
+        left = min(await store.left(), int(client.hget("{ref}:bench:stock", SKU)))
+        client.close()
+        _check(outcome, expect, STOCK - left)
     return outcome
+
+
+def purchases(port: int, token_key: str, requests: int, expect: str, pids: tuple[int, ...]) -> Job:
+    """What the closed loop does here: 256 connections, each request by a new buyer."""
+    return Job(
+        host="127.0.0.1",
+        port=port,
+        sale=SALE,
+        sku=SKU,
+        buyers=f"b{secrets.token_hex(3)}",
+        token_key=token_key,
+        connections=CONNECTIONS,
+        requests=requests,
+        seconds=SECONDS,
+        pids=pids,
+        expect=expect,
+        cpu=processes.cores()[1],
+    )
 
 
 def _check(outcome: Outcome, expect: str, sold: int) -> None:
@@ -118,48 +128,13 @@ def _check(outcome: Outcome, expect: str, sold: int) -> None:
         raise RuntimeError(f"{outcome.answered} purchases were acknowledged, but the store sold {sold}")
 
 
-@asynccontextmanager
-async def _valkey(cpu: int | None) -> AsyncIterator[tuple[int, int, Callable[[], Awaitable[int]]]]:
-    """Port, process id, and a function that tells the stock that is left."""
-    clock = SystemClock()
-    folder = Path(tempfile.mkdtemp(prefix="bench-valkey-"))
-    try:
-        engine = await start_valkey(folder, clock)
-        processes.pin(engine.child.pid, cpu)
-        inventory = await ValkeyInventory.connect("127.0.0.1", engine.port, clock)
-        client: Any = valkey_client.Valkey(port=engine.port)  # its types mix those of its asynchronous twin
-        now_ms = clock.now_ms()
-        await inventory.publish(
-            Sale(SALE, "Bench", (Sku(SKU, "Tea", 100, STOCK),), now_ms - 1000, now_ms + 3_600_000, 600_000)
-        )
-        client.hset("{ref}:bench:stock", SKU, STOCK)
-
-        async def left() -> int:
-            view = await inventory.view(SALE)
-            assert view is not None
-            return min(view.stock[SKU], int(client.hget("{ref}:bench:stock", SKU)))
-
-        yield engine.port, engine.child.pid, left
-        client.close()
-        await inventory.close()
-        await engine.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _counter(valkey_port: int, token_key: str, cpu: int | None) -> AbstractContextManager[tuple[int, int]]:
+    return processes.counter(valkey_port, token_key, cpu)
 
 
-@contextmanager
-def _counter(valkey_port: int, token_key: str, cpu: int | None) -> Iterator[tuple[int, int]]:
-    with processes.python("bench.counter_replica", str(valkey_port), token_key, cpu=cpu) as server:
-        yield server
+def _fastapi(valkey_port: int, token_key: str, cpu: int | None) -> AbstractContextManager[tuple[int, int]]:
+    return processes.python("bench.reference_fastapi", str(valkey_port), token_key, cpu=cpu)
 
 
-@contextmanager
-def _fastapi(valkey_port: int, token_key: str, cpu: int | None) -> Iterator[tuple[int, int]]:
-    with processes.python("bench.reference_fastapi", str(valkey_port), token_key, cpu=cpu) as server:
-        yield server
-
-
-@contextmanager
-def _haproxy(_valkey_port: int, _token_key: str, cpu: int | None) -> Iterator[tuple[int, int]]:
-    with processes.haproxy(cpu) as server:
-        yield server
+def _haproxy(_valkey_port: int, _token_key: str, cpu: int | None) -> AbstractContextManager[tuple[int, int]]:
+    return processes.haproxy(cpu)

@@ -1,72 +1,69 @@
-"""Purchases per second through ValkeyInventory.reserve, and the CPU seconds per 100,000 of client and server.
+"""Purchases through `ValkeyInventory.reserve` alone: how fast, and what they cost client and server.
 
-Run: python bench/inventory.py [purchases] [batch] [batches in flight]. Every purchase has a buyer of its own,
-as in a flash sale. The rate depends on how fast the disk flushes; the CPU figures hardly do.
+Every purchase has a buyer of its own, as in a flash sale. The rate depends on how fast the disk flushes; the CPU
+figures hardly do. The rows are for batches of one to many, four batches in flight.
 """
 
 import asyncio
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-import psutil
+import msgspec
 import uvloop
 
-from springtide.drivers.embedded_valkey import start_valkey
-from springtide.drivers.system import SystemClock
-from springtide.drivers.valkey import ValkeyInventory
-from springtide.model import ReserveRequest, ReserveStatus, Sale, Sku
+from bench import engines
+from bench.engines import CLOCK, HOUR_MS, SALE, SKU
+from bench.load import cpu_s
+from bench.rows import Row, Skipped, median_row
+from springtide.model import ReserveRequest, ReserveStatus
 
-SKUS = 3
+BATCHES = {1: 10_000, 64: 150_000, 256: 150_000}
+"""Purchases of a run by the size of their batches."""
+
+IN_FLIGHT = 4
 
 
-def purchases(count: int, batch: int, deadline_ms: int) -> list[list[ReserveRequest]]:
-    requests = [
-        ReserveRequest(f"b{n:08d}", f"k{n:015d}", f"sku-{n % SKUS}", 1, f"o-{n:016d}", 1, deadline_ms)
-        for n in range(count)
-    ]
+class Measured(msgspec.Struct, frozen=True):
+    """CPU in seconds for each 100,000 purchases."""
+
+    per_s: float
+    client_s: float
+    server_s: float
+
+
+def measure(runs: int) -> tuple[list[Row], list[Skipped]]:
+    """The rows of this bench."""
+    rows = []
+    for batch, count in BATCHES.items():
+        measured = [uvloop.run(_one_run(count, batch)) for _ in range(runs)]
+        rows += [
+            median_row(f"batches of {batch}", "purchases/s", [run.per_s for run in measured]),
+            median_row(f"batches of {batch}: client", "s per 100,000", [run.client_s for run in measured]),
+            median_row(f"batches of {batch}: Valkey", "s per 100,000", [run.server_s for run in measured]),
+        ]
+    return rows, []
+
+
+def _purchases(count: int, batch: int) -> list[list[ReserveRequest]]:
+    deadline_ms = CLOCK.now_ms() + HOUR_MS
+    requests = [ReserveRequest(f"b{n:08d}", f"k{n:015d}", SKU, 1, f"o-{n:016d}", 1, deadline_ms) for n in range(count)]
     return [requests[at : at + batch] for at in range(0, count, batch)]
 
 
-async def measure(count: int, batch: int, in_flight: int) -> dict[str, float]:
-    clock = SystemClock()
-    with tempfile.TemporaryDirectory() as folder:
-        valkey = await start_valkey(Path(folder), clock)
-        inventory = await ValkeyInventory.connect(valkey.host, valkey.port, clock, journal_lag_max=count)
-        now_ms = clock.now_ms()
-        skus = tuple(Sku(f"sku-{n}", "", 1, count) for n in range(SKUS))
-        await inventory.publish(Sale("bench", "", skus, now_ms, now_ms + 3_600_000, 60_000))
-        batches = iter(purchases(count, batch, now_ms + 3_600_000))
-        server = psutil.Process(valkey.child.pid)
+async def _one_run(count: int, batch: int) -> Measured:
+    async with engines.store(None) as store:
+        batches = iter(_purchases(count, batch))
         sold = 0
 
         async def buy() -> None:
             nonlocal sold
-            for purchase in batches:
-                results = await inventory.reserve("bench", 0, purchase)
+            for purchases in batches:
+                results = await store.inventory.reserve(SALE, 0, purchases)
                 sold += sum(result.status is ReserveStatus.RESERVED for result in results)
 
-        server_before, client_before, began = (
-            sum(server.cpu_times()[:2]),
-            time.process_time(),
-            time.perf_counter(),
-        )
-        await asyncio.gather(*(buy() for _ in range(in_flight)))
-        took = time.perf_counter() - began
-        client = time.process_time() - client_before
-        server_cpu = sum(server.cpu_times()[:2]) - server_before
-        await inventory.close()
-        await valkey.stop()
-    assert sold == count, f"{sold} of {count} were sold"
-    return {
-        "per_s": count / took,
-        "client_s_per_100k": client / count * 1e5,
-        "server_s_per_100k": server_cpu / count * 1e5,
-    }
-
-
-if __name__ == "__main__":
-    arguments = [int(word) for word in sys.argv[1:]]
-    figures = uvloop.run(measure(*(arguments + [200_000, 64, 4][len(arguments) :])))
-    print("  ".join(f"{name}={value:,.3f}" for name, value in figures.items()))
+        server_before, client_before, began_s = cpu_s(store.pid), time.process_time(), time.perf_counter()
+        await asyncio.gather(*(buy() for _ in range(IN_FLIGHT)))
+        seconds = time.perf_counter() - began_s
+        client_s, server_s = time.process_time() - client_before, cpu_s(store.pid) - server_before
+    if sold != count:
+        raise RuntimeError(f"{sold} of {count} purchases were accepted")
+    return Measured(count / seconds, client_s / count * 1e5, server_s / count * 1e5)

@@ -9,19 +9,24 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
 import msgspec
 import uvloop
 
+from springtide.sale.room_tickets import RoomKeys
 from springtide.sale.tokens import TokenKeys
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to send, where, for how long, and whose CPU to read. `token_key` is hexadecimal."""
+    """What to send, where, for how long, and whose CPU to read. `token_key` is hexadecimal.
+
+    With a `room_id` polls of that waiting room are sent, by the buyers in the places of their numbers.
+    """
 
     host: str
     port: int
@@ -35,6 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     pids: tuple[int, ...]
     expect: str
     cpu: int | None = None
+    room_id: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -49,6 +55,11 @@ class Outcome(msgspec.Struct, frozen=True):
     p99_ms: float
     first_other: str = ""
 
+    @property
+    def per_cpu_s(self) -> float:
+        """Answers for each CPU second of the first process."""
+        return self.answered / self.cpu_s[0]
+
 
 def cpu_s(pid: int) -> float:
     """User and system time of a process, in seconds (proc(5): fields 14 and 15 of stat)."""
@@ -56,27 +67,33 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def purchases(job: Job) -> list[bytes]:
-    """The requests, whole."""
-    keys = TokenKeys((bytes.fromhex(job.token_key),))
+def purchases(host: str, sale: str, sku: str, token_key: str, buyers: Iterable[str]) -> list[bytes]:
+    """The requests, whole: one for each buyer, whose name is the key as well."""
+    keys = TokenKeys((bytes.fromhex(token_key),))
     expires_s = int(time.time()) + 3600
-    body = msgspec.json.encode({"sku": job.sku, "quantity": 1})
-    head = (
-        f"POST /v1/sales/{job.sale}/orders HTTP/1.1\r\nHost: {job.host}:{job.port}\r\n"
-        "Content-Type: application/json\r\n"
-    )
+    body = msgspec.json.encode({"sku": sku, "quantity": 1})
+    head = f"POST /v1/sales/{sale}/orders HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     tail = f"Content-Length: {len(body)}\r\n\r\n".encode() + body
     return [
-        f"{head}Authorization: Bearer {keys.sign(f'{job.buyers}-{number}', job.sale, expires_s)}\r\n"
-        f"Idempotency-Key: {job.buyers}-{number}\r\n".encode()
+        f"{head}Authorization: Bearer {keys.sign(buyer, sale, expires_s)}\r\nIdempotency-Key: {buyer}\r\n".encode()
         + tail
-        for number in range(job.requests)
+        for buyer in buyers
     ]
+
+
+def polls(job: Job) -> list[bytes]:
+    """Polls of a waiting room, whole: one for each ticket."""
+    keys = RoomKeys(bytes.fromhex(job.token_key))
+    head = f"GET /v1/sales/{job.sale}/room HTTP/1.1\r\nHost: {job.host}:{job.port}\r\n"
+    tickets = (keys.ticket(f"{job.buyers}-{place}", job.sale, job.room_id, place) for place in range(job.requests))
+    return [f"{head}Authorization: Bearer {ticket}\r\n\r\n".encode() for ticket in tickets]
 
 
 class _Load:
     def __init__(self, job: Job) -> None:
-        self.requests = purchases(job)
+        names = (f"{job.buyers}-{number}" for number in range(job.requests))
+        host = f"{job.host}:{job.port}"
+        self.requests = polls(job) if job.room_id else purchases(host, job.sale, job.sku, job.token_key, names)
         self.expect = f"HTTP/1.1 {job.expect}".encode()
         self.open = 0
         self.answered = 0

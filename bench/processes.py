@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -38,6 +38,22 @@ def python(module: str, *arguments: str, cpu: int | None) -> Iterator[tuple[int,
         port = int(line)
         _until_listening(port)
         yield process.pid, port
+
+
+def counter(valkey_port: int, token_key: str, cpu: int | None) -> AbstractContextManager[tuple[int, int]]:
+    """One replica of the counter, without a limit of its rate."""
+    return python("bench.counter_replica", str(valkey_port), token_key, cpu=cpu)
+
+
+@contextmanager
+def recorder(valkey_port: int, dsn: str, nice: int) -> Iterator[int]:
+    """The recorder; its process id."""
+    command = [sys.executable, "-m", "bench.recorder_replica", str(valkey_port), dsn, str(nice)]
+    with _ended(command, None, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if not process.stdout.readline().strip():
+            raise RuntimeError(f"the recorder did not start; run it by hand: {' '.join(command)}")
+        yield process.pid
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.table import Table
 class Row(msgspec.Struct, frozen=True):
     """One figure: the median of `runs`, and how it stands to the reference of the same call.
 
-    `floor` is the ratio the design asks for; None where it asks for nothing.
+    `floor` is the ratio the design asks for, `ceiling` the value it asks not to exceed; None where it asks for nothing.
     """
 
     what: str
@@ -21,6 +21,7 @@ class Row(msgspec.Struct, frozen=True):
     reference: str = ""
     ratio: float | None = None
     floor: float | None = None
+    ceiling: float | None = None
     runs: tuple[float, ...] = ()
 
 
@@ -31,8 +32,8 @@ class Skipped(msgspec.Struct, frozen=True):
     reason: str
 
 
-def median_row(what: str, unit: str, runs: Sequence[float]) -> Row:
-    return Row(what, statistics.median(runs), unit, runs=tuple(runs))
+def median_row(what: str, unit: str, runs: Sequence[float], ceiling: float | None = None) -> Row:
+    return Row(what, statistics.median(runs), unit, ceiling=ceiling, runs=tuple(runs))
 
 
 def compared(row: Row, reference: Row, floor: float | None) -> Row:
@@ -42,8 +43,8 @@ def compared(row: Row, reference: Row, floor: float | None) -> Row:
 
 def show(name: str, rows: Sequence[Row], skipped: Sequence[Skipped]) -> None:
     table = Table(title=name)
-    for heading in ("what", "value", "unit", "reference", "ratio", "floor", "runs"):
-        table.add_column(heading, justify="right" if heading in {"value", "ratio", "floor"} else "left")
+    for heading in ("what", "value", "unit", "reference", "ratio", "asked", "runs"):
+        table.add_column(heading, justify="right" if heading in {"value", "ratio", "asked"} else "left")
     for row in rows:
         table.add_row(
             row.what,
@@ -51,7 +52,7 @@ def show(name: str, rows: Sequence[Row], skipped: Sequence[Skipped]) -> None:
             row.unit,
             row.reference,
             "" if row.ratio is None else f"{row.ratio:.2f}",
-            "" if row.floor is None else f"{row.floor:g}",
+            _asked(row),
             " ".join(_figure(run) for run in row.runs),
         )
     console = Console(width=None if Console().is_terminal else 160)
@@ -66,6 +67,12 @@ def write(folder: Path, name: str, rows: Sequence[Row], skipped: Sequence[Skippe
     document = {"bench": name, "rows": rows, "skipped": skipped}
     path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     return path
+
+
+def _asked(row: Row) -> str:
+    if row.floor is not None:
+        return f"≥ {row.floor:g}"
+    return "" if row.ceiling is None else f"≤ {row.ceiling:g}"
 
 
 def _figure(value: float) -> str:

@@ -13,7 +13,16 @@ import msgspec
 from msgspec import Meta
 
 from springtide.errors import ConfigError
-from springtide.model import CalendarEvent, FleetPolicy, Sale, Sku, Zone, ZoneKind, require_identifier
+from springtide.model import (
+    BUCKETS_MAX,
+    CalendarEvent,
+    FleetPolicy,
+    Sale,
+    Sku,
+    Zone,
+    ZoneKind,
+    require_identifier,
+)
 
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -53,8 +62,26 @@ class CounterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_bytes_max: Annotated[int, Meta(ge=64, le=1_048_576)] = 4096
     buyer_rate_max: Positive = 10.0
     buyer_burst_max: Count = 20
+    address_rate_max: Annotated[float, Meta(ge=0)] = 100_000.0
+    address_burst_max: Count = 100_000
+    forwarded_hops: Annotated[int, Meta(ge=0, le=16)] = 0
     page_age_ms_max: Milliseconds = 200
     journal_lag_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+
+
+class InventorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[inventory]`: the embedded Valkey."""
+
+    disk_reserve_mb: Annotated[int, Meta(ge=16, le=1_048_576)] = 256
+
+
+class RoomSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[room]`: the waiting rooms."""
+
+    pass_s: Annotated[float, Meta(ge=5, le=3600)] = 120.0
+    requests_per_buyer: Positive = 5.0
+    rate_default: Positive = 200.0
+    rate_max: Positive = 100_000.0
 
 
 class FleetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,6 +105,7 @@ class SkuSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_cny: Annotated[float, Meta(ge=0, le=10_000_000)]
     stock: Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
     per_buyer_max: Count = 1
+    spread: bool = False
 
     def __post_init__(self) -> None:
         """Check what the types do not say."""
@@ -93,6 +121,9 @@ class SaleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     closes_after_s: Seconds
     hold_s: Annotated[float, Meta(ge=1, le=86_400)]
     skus: Annotated[tuple[SkuSettings, ...], Meta(min_length=1, max_length=100)]
+    buckets: Annotated[int, Meta(ge=1, le=BUCKETS_MAX)] = 1
+    waiting_room: bool = False
+    pay_url: str = ""
 
     def __post_init__(self) -> None:
         """Check what the types do not say."""
@@ -136,6 +167,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sales: Annotated[tuple[SaleSettings, ...], Meta(min_length=1, max_length=100)]
     calendar: tuple[CalendarSettings, ...] = ()
     counter: CounterSettings = CounterSettings()
+    inventory: InventorySettings = InventorySettings()
+    room: RoomSettings = RoomSettings()
     fleet: FleetSettings = FleetSettings()
     crowd: CrowdSettings | None = None
 
@@ -166,12 +199,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                         price_fen=round(sku.price_cny * 100),
                         stock=sku.stock,
                         per_buyer_max=sku.per_buyer_max,
+                        spread=sku.spread,
                     )
                     for sku in sale.skus
                 ),
                 opens_ms=start_ms + round(sale.opens_after_s * 1000),
                 closes_ms=start_ms + round(sale.closes_after_s * 1000),
                 hold_ms=round(sale.hold_s * 1000),
+                buckets=sale.buckets,
+                waiting_room=sale.waiting_room,
+                pay_url=sale.pay_url,
             )
             for sale in self.sales
         )
@@ -209,6 +246,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "counter": CounterSettings,
+    "inventory": InventorySettings,
+    "room": RoomSettings,
     "fleet": FleetSettings,
     "crowd": CrowdSettings,
 }

@@ -3,6 +3,7 @@
 SpringtideError
 ├── UserError                    bad input; the command line ends with status 2
 │   └── ConfigError              springtide.toml, a demand file or a SPRINGTIDE_* variable
+├── Refused                      the back office refused, or did not answer; the command line ends with status 1
 ├── EngineError                  an engine (Valkey, PostgreSQL, the load balancer) did not start or has died
 ├── InventoryError
 │   ├── InventoryUnavailable     nothing was sent: the call had no effect
@@ -28,6 +29,10 @@ class UserError(SpringtideError):
 
 class ConfigError(UserError):
     """One or more mistakes in the configuration, one line each."""
+
+
+class Refused(SpringtideError):
+    """The back office refused what was asked, or cannot be reached; the message says what to do."""
 
 
 class EngineError(SpringtideError):

@@ -10,6 +10,7 @@ from typing import Protocol
 from springtide.model import (
     ApiKey,
     BucketCut,
+    CounterLoad,
     Endpoint,
     HeldOrder,
     Holders,
@@ -27,6 +28,12 @@ from springtide.model import (
     ReserveRequest,
     ReserveResult,
     Restock,
+    RoomBeats,
+    RoomJoin,
+    RoomPlaces,
+    RoomReport,
+    RoomStep,
+    RoomView,
     Sale,
     SaleRecord,
     SaleView,
@@ -96,7 +103,7 @@ class Inventory(Protocol):
         """Create the sale with its stock; False when it exists already (which changes nothing).
 
         Buckets are created one by one and the sale is seen with the last of them: a call that was cut off is repeated.
-        A SKU that is not `spread` begins with all its units in its home bucket (`sale/orders.py: home_of`).
+        A SKU that is not `spread` begins with all its units in its home bucket (`decide/buckets.py: home_of`).
         """
 
     async def redefine(self, sale: Sale) -> None:
@@ -137,16 +144,25 @@ class Inventory(Protocol):
         """The order that this buyer holds or held, as it was journalled; None when there is none."""
 
     async def orders_of(self, sale: str, bucket: int, buyer: str) -> list[HeldOrder]:
-        """All orders of a buyer, oldest first, durable as an acknowledgement is: what it tells stays true."""
+        """All orders of a buyer, oldest first, durable as an acknowledgement is: what it tells stays true.
+
+        Raises InventoryError when the bucket is not there, and InventoryUnavailable while it is being restored.
+        """
 
     async def settle(self, sale: str, bucket: int, buyer: str, order_id: str) -> bool:
         """Note that an order is paid; False when there is no such live order, which is no failure."""
 
     async def holders(self, sale: str, bucket: int, after: str) -> Holders:
-        """Buyers with an order of this bucket: all of them (`after` empty), or those since a position given before."""
+        """Buyers with an order of this bucket: all of them (`after` empty), or those since a position given before.
+
+        Raises as `orders_of`.
+        """
 
     async def give_back(self, returned: StockReturn) -> bool:
-        """Put the stock of an order back, once: False when this order's stock is back already."""
+        """Put the stock of an order back, once: False when this order's stock is back already, or it is paid.
+
+        Raises InventoryError when the bucket is not there, and InventoryUnavailable while it is fenced.
+        """
 
     async def view(self, sale: str) -> SaleView | None:
         """The sale and its stock now; None when it is not published."""
@@ -161,12 +177,18 @@ class Inventory(Protocol):
         """
 
     async def fence(self, sale: str, bucket: int, epoch: int) -> BucketCut | None:
-        """Refuse what has an earlier epoch from now on, and pause; what the bucket held, None when nothing is left."""
+        """Refuse what has an earlier epoch from now on, and pause; what the bucket held, None when nothing is left.
+
+        Until it is restored, no units come or go, and the sale cannot go on. Raises InventoryError for an epoch before
+        the bucket's, and for its own when it was restored or published in that: each rebuild takes a later one. All
+        buckets are fenced before the first is restored.
+        """
 
     async def restore(self, sale: Sale, bucket: int, stock: Mapping[str, int], orders: Sequence[HeldOrder]) -> None:
         """Put a bucket back as given, under the sale's epoch and paused; it is missing, or fenced at that epoch.
 
-        An unread journal is kept. Repeating it is without effect as long as the sale is paused.
+        An unread journal is kept; transfers and restocks known before are forgotten. Repeating it is without effect as
+        long as the sale is paused. Raises InventoryError when the bucket has another epoch or sells.
         """
 
     async def token_ring(self) -> TokenRing:
@@ -197,7 +219,7 @@ class Ledger(Protocol):
     async def publish(self, sale: Sale) -> None:
         """Record the sale as published, with its SKUs and their initial stock; what is there already stays as it is.
 
-        A draft of the same sale becomes published.
+        A draft of the same sale becomes published, as given.
         """
 
     async def create_sale(self, sale: Sale) -> bool:
@@ -207,8 +229,8 @@ class Ledger(Protocol):
         """Replace the definition of a draft or a published sale; False when its revision is another by now.
 
         Stock is replaced in a draft only; a SKU that is new in a published sale begins with none; epoch and buckets of
-        a published sale stay (the epoch may grow). Raises LedgerError when there is no such sale, it is closed, or it
-        would lose a SKU that is published.
+        a published sale stay (the epoch may grow). Of a closed sale only the epoch changes, when it is to grow. Raises
+        LedgerError when there is no such sale, it is closed, or it would lose a SKU that is published.
         """
 
     async def close_sale(self, sale: str) -> None:
@@ -257,7 +279,13 @@ class Ledger(Protocol):
         """Keep it, so that an inventory that was lost can be told."""
 
     async def record(self, reservations: Sequence[Reservation]) -> int:
-        """Record orders as reserved; those already there are left as they are. The number that were new."""
+        """Record orders as reserved; those already there are left as they are. The number that were new.
+
+        An order whose buyer and key have another order already is not recorded: it is kept as a conflict.
+        """
+
+    async def conflicts(self, sale: str, count: int) -> list[Reservation]:
+        """Up to `count` reservations that are no orders, because their buyer and key had one already; newest first."""
 
     async def pay(self, payment: Payment) -> PaymentOutcome:
         """Apply a payment to its order, in one row-locked transition. The same payment again has the same outcome."""
@@ -268,8 +296,8 @@ class Ledger(Protocol):
     async def expire_due(self, grace_ms: int, count: int) -> int:
         """Expire up to `count` reserved orders whose `pay_by` is `grace_ms` past by the ledger's clock; how many."""
 
-    async def returns(self, count: int) -> list[StockReturn]:
-        """Up to `count` open rows of the outbox, oldest first."""
+    async def returns(self, count: int, skip: Sequence[tuple[str, int]] = ()) -> list[StockReturn]:
+        """Up to `count` open rows of the outbox, oldest first, without those of the (sale, bucket)s to `skip`."""
 
     async def close_returns(self, order_ids: Sequence[str]) -> None:
         """The stock of these orders is back."""
@@ -288,6 +316,48 @@ class Ledger(Protocol):
 
     async def record_entries(self, sale: str, bucket: int, entries: Sequence[JournalEntry]) -> int:
         """Record the orders of entries and move the bucket's position, in one transaction. The number of new orders."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+class WaitingRoom(Protocol):
+    """The waiting rooms of all sales: places, the line, who is let in, and the load of the counters.
+
+    Raises InventoryUnavailable when nothing was written, and OutcomeUnknown when that cannot be known; all methods may
+    be repeated. A room begins with its first place, or when it is drawn.
+    """
+
+    async def join(self, sale: str, joins: Sequence[RoomJoin], opens_ms: int, seed: str) -> RoomPlaces:
+        """Give places, in order, to up to JOINS_MAX buyers; who has one keeps it, unless it is the one that he lost.
+
+        From `opens_ms` on, by the engine's clock, it is first made sure that the lot is drawn (see `draw`): who joins
+        then stands behind those who were there.
+        """
+
+    async def draw(self, sale: str, opens_ms: int, seed: str) -> bool:
+        """From `opens_ms` on, let the order of the places until now be that of this seed, once for ever.
+
+        False before the opening. Whose seed it became is seen in the view.
+        """
+
+    async def view(self, sale: str, after: str) -> RoomView | None:
+        """The room now, with the calls after that position; '-' is the beginning. None: there is no room."""
+
+    async def step(self, sale: str, step: RoomStep) -> bool:
+        """Move the line. False, and nothing is done, when another step was first or the room is another."""
+
+    async def report(self, sale: str, report: RoomReport) -> bool:
+        """Note who was seen and who has bought. A pass counts once as used. False: the room is another."""
+
+    async def beats(self, sale: str, after: str) -> RoomBeats:
+        """Who was seen after that position; '-' is the beginning. What is older than two minutes is forgotten."""
+
+    async def declare(self, load: CounterLoad) -> None:
+        """What a counter can take; forgotten after some seconds unless it is said again."""
+
+    async def loads(self) -> list[CounterLoad]:
+        """The counters that are live, by id."""
 
     async def close(self) -> None:
         """Let go of the connections."""

@@ -1,89 +1,30 @@
 """What every ledger promises: PostgreSQL's and the one in memory pass the same suite."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 
-import asyncpg
+import msgspec
 import pytest
 
-from springtide.drivers.embedded_postgres import EmbeddedPostgres, start_postgres
-from springtide.drivers.memory.ledger import MemoryLedger
-from springtide.drivers.postgres import PostgresLedger, migrate
-from springtide.drivers.system import SystemClock
+from springtide.drivers.embedded_postgres import EmbeddedPostgres
 from springtide.errors import LedgerError, LedgerUnavailable
-from springtide.model import (
-    JournalEntry,
-    OrderState,
-    Payment,
-    PaymentOutcome,
-    Reservation,
-    Sale,
-    Sku,
-    StockReturn,
-)
+from springtide.model import JournalEntry, OrderState, Payment, PaymentOutcome, Reservation, Sale, Sku, StockReturn
 from springtide.ports import Ledger
 from springtide.sale.orders import after_payment, may
-
-PRICE_FEN = 500
-SALE = Sale(
-    sale="live",
-    title="Live",
-    skus=(Sku("tea", "Tea", PRICE_FEN, 100, per_buyer_max=9), Sku("cup", "Cup", 900, 50)),
-    opens_ms=0,
-    closes_ms=2_000_000_000_000,
-    hold_ms=60_000,
-    buckets=2,
-)
+from tests.contract.ledgers import PRICE_FEN, SALE, empty_ledger, now_ms, order, payment, started_server
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedPostgres]:
-    server = asyncio.run(start_postgres(SystemClock()))
-    asyncio.run(migrate(server.dsn))
-    yield server
-    asyncio.run(server.stop())
+    with started_server() as server:
+        yield server
 
 
 @pytest.fixture(params=["postgres", "memory"])
 async def ledger(request: pytest.FixtureRequest, server: EmbeddedPostgres) -> AsyncIterator[Ledger]:
-    made: Ledger
-    if request.param == "memory":
-        made = MemoryLedger(SystemClock())
-    else:
-        dsn = server.dsn
-        connection = await asyncpg.connect(dsn)
-        await connection.execute("TRUNCATE sales, skus, orders, payments, stock_returns, journal_positions")
-        await connection.close()
-        made = await PostgresLedger.connect(dsn, SystemClock())
-    await made.publish(SALE)
-    yield made
-    await made.close()
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def order(number: int, *, sku: str = "tea", quantity: int = 1, pay_by_ms: int | None = None) -> Reservation:
-    reserved_ms = 1_700_000_000_000 + number
-    return Reservation(
-        order_id=f"o{number}",
-        sale="live",
-        bucket=number % 2,
-        buyer=f"b{number}",
-        key=f"k{number}",
-        sku=sku,
-        quantity=quantity,
-        reserved_ms=reserved_ms,
-        pay_by_ms=now_ms() + 60_000 if pay_by_ms is None else pay_by_ms,
-    )
-
-
-def payment(one: Reservation, payment_id: str = "p1", amount_fen: int | None = None) -> Payment:
-    due = PRICE_FEN * one.quantity
-    amount = due if amount_fen is None else amount_fen
-    return Payment(payment_id, one.order_id, one.sale, one.buyer, amount)
+    async with empty_ledger(request.param, server) as made:
+        await made.publish(SALE)
+        yield made
 
 
 def back(one: Reservation) -> StockReturn:
@@ -131,6 +72,20 @@ async def test_one_key_of_a_buyer_is_one_order(ledger: Ledger) -> None:
     assert await ledger.record([one]) == 1
     assert await ledger.record([same_key]) == 0
     assert len(await ledger.orders("live")) == 1
+    assert await ledger.conflicts("live", 10) == [same_key]
+
+
+async def test_orders_whose_key_has_another_order_are_kept_as_conflicts_once(ledger: Ledger) -> None:
+    taken = [msgspec.structs.replace(order(number), order_id=f"other{number}") for number in (1, 2)]
+    await ledger.record([order(1), order(3)])
+    entries = [JournalEntry("5-0", (order(2), taken[0], order(3))), JournalEntry("5-1", (taken[1],))]
+    for new in (1, 0):
+        assert await ledger.record_entries("live", 0, entries) == new
+    assert await ledger.conflicts("live", 10) == taken[::-1]
+    assert await ledger.conflicts("live", 1) == taken[1:]
+    assert await ledger.conflicts("other", 10) == []
+    assert [one.reservation.order_id for one in await ledger.orders("live")] == ["o1", "o2", "o3"]
+    assert await ledger.positions("live") == {0: "5-1"}
 
 
 async def test_recording_nothing_is_allowed(ledger: Ledger) -> None:
@@ -260,6 +215,15 @@ async def test_cancelled_stock_is_in_the_outbox_once(ledger: Ledger) -> None:
     assert await ledger.returns(10) == []
     assert await ledger.cancel("o1") is OrderState.CANCELLED
     assert await ledger.returns(10) == []
+
+
+async def test_returns_of_some_buckets_can_be_left_out(ledger: Ledger) -> None:
+    await ledger.record([order(number) for number in range(4)])
+    for number in range(4):
+        await ledger.cancel(f"o{number}")
+    assert [row.order_id for row in await ledger.returns(10, [("live", 0)])] == ["o1", "o3"]
+    assert [row.order_id for row in await ledger.returns(1, [("live", 1), ("other", 0)])] == ["o0"]
+    assert await ledger.returns(10, [("live", 0), ("live", 1)]) == []
 
 
 async def test_payment_and_cancellation_at_once_end_in_one_state(ledger: Ledger) -> None:

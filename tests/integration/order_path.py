@@ -22,6 +22,9 @@ from springtide.sale.orders import bucket_of
 
 PRICE_FEN = 500
 CLOCK = SystemClock()
+TABLES = (
+    "sales, skus, orders, payments, stock_returns, journal_positions, restocks, api_keys, token_ring, order_conflicts"
+)
 
 
 def now_ms() -> int:
@@ -29,8 +32,9 @@ def now_ms() -> int:
 
 
 def small_sale(name: str = "live", *, hold_ms: int = 60_000, buckets: int = 2) -> Sale:
+    """Its stock lies in equal shares in all buckets."""
     opens_ms = now_ms() - 1000
-    skus = (Sku("tea", "Tea", PRICE_FEN, 100, per_buyer_max=5), Sku("cup", "Cup", 900, 50))
+    skus = (Sku("tea", "Tea", PRICE_FEN, 100, per_buyer_max=5, spread=True), Sku("cup", "Cup", 900, 50, spread=True))
     return Sale(name, name.title(), skus, opens_ms, opens_ms + 3_600_000, hold_ms, buckets=buckets)
 
 
@@ -88,7 +92,7 @@ async def empty_world(engines: Engines) -> AsyncIterator[World]:
     with valkey.Valkey(port=engines.valkey.port) as client:
         client.flushall()
     connection = await asyncpg.connect(engines.postgres.dsn)
-    await connection.execute("TRUNCATE sales, skus, orders, payments, stock_returns, journal_positions")
+    await connection.execute(f"TRUNCATE {TABLES}")
     await connection.close()
     inventory = await ValkeyInventory.connect("127.0.0.1", engines.valkey.port, CLOCK, claim_idle_ms=300)
     ledger = await PostgresLedger.connect(engines.postgres.dsn, CLOCK, answer_s=5.0)

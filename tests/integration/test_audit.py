@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import msgspec
 import pytest
+from rich.console import Console
 
+from springtide.cli.audit import remarks, show, to_json
 from springtide.errors import UserError
-from springtide.model import Order, OrderState, Payment, Reservation, Sale, StockReturn
+from springtide.model import Order, OrderState, Payment, Reservation, Restock, Sale, StockReturn, Transfer
 from springtide.sale.audit import AuditReport, audit, compare_acknowledged
-from springtide.sale.orders import bucket_of
+from springtide.sale.orders import bucket_of, home_of
 from springtide.sale.payments import PaymentLimits, Payments
 from springtide.sale.recorder import Recorder
 from tests.integration.order_path import (
@@ -158,6 +160,84 @@ async def test_return_that_is_not_closed_is_named(world: World) -> None:
     assert any("o-b2-tea" in line and "way back" in line for line in report.explanations)
     await world.ledger.close_returns(["o-b2-tea"])
     assert (await look(world)).holds
+
+
+async def test_units_between_two_buckets_are_stock(world: World) -> None:
+    sale = await sold(world)
+    moving = Transfer("t1", "live", 0, 1, "tea", 5)
+    debit = await world.inventory.debit(moving)
+    report = await look(world)
+    assert report.holds
+    assert (report.skus[0].stock, report.moving) == (82, {"tea": 5})
+    assert any("5 of tea" in line for line in remarks(report))
+    # Arrived, and not closed: they count twice, which the report explains.
+    await world.inventory.credit(moving, debit)
+    report = await look(world)
+    assert report.differences["tea"] == 5
+    assert any("transfer t1: 5 of tea" in line for line in report.explanations)
+    await world.inventory.end_transfer(moving)
+    assert (await look(world)).holds
+    assert (await world.stock(sale))["tea"] == 82
+
+
+async def test_restocks_are_part_of_the_equation_from_their_first_moment(world: World) -> None:
+    await sold(world)
+    restock = Restock("r1", "live", "cup", 9)
+    await world.ledger.add_restock(restock)
+    report = await look(world)
+    assert report.holds
+    assert (report.skus[1].stock, report.skus[1].totals.restocked, report.skus[1].totals.returning) == (50, 9, 9)
+    await world.inventory.restock(home_of("cup", 2), restock)
+    report = await look(world)
+    assert report.differences["cup"] == 9
+    assert any("restock r1: 9 of cup" in line for line in report.explanations)
+    await world.ledger.close_restocks(["r1"])
+    report = await look(world)
+    assert report.holds
+    assert report.skus[1].stock == 59
+
+
+async def test_each_order_that_one_side_sees_otherwise_is_named(world: World) -> None:
+    await sold(world)
+    connection = await asyncpg.connect(world.engines.postgres.dsn)
+    await connection.execute("DELETE FROM orders WHERE order_id = 'o-b5-tea'")
+    # Ended in the ledger, and nobody gives the stock back.
+    await connection.execute("UPDATE orders SET state = 'expired' WHERE order_id = 'o-b6-tea'")
+    await connection.close()
+    # Given back in the inventory, and alive in the ledger.
+    await world.inventory.give_back(StockReturn("o-b7-tea", "live", bucket_of("b7", 2), "b7", "tea", 2))
+    report = await look(world)
+    assert report.differences["tea"] == -2
+    lines = {line.split(":")[0]: line for line in report.explanations if line.startswith("order")}
+    assert "sold in the inventory, unknown to the ledger" in lines["order o-b5-tea"]
+    assert "expired in the ledger and back, and still sold" in lines["order o-b6-tea"]
+    assert "reserved in the ledger, back in stock in the inventory" in lines["order o-b7-tea"]
+    assert {name for name in lines if "b2-tea" not in name} == {"order o-b5-tea", "order o-b6-tea", "order o-b7-tea"}
+
+
+async def test_conflicts_and_a_rebuild_that_was_cut_off_are_no_proof(world: World) -> None:
+    sale = await sold(world)
+    double = Reservation("double", "live", bucket_of("b3", 2), "b3", "k-tea", "tea", 2, 1, 2)
+    await world.ledger.record([double])
+    report = await look(world)
+    assert report.conflicts == ("order double of buyer b3: key k-tea had another order",)
+    assert not report.holds
+    await world.ledger.change_sale(msgspec.structs.replace(sale, epoch=2), 1)
+    report = await look(world)
+    assert (report.epochs, report.holds) == ((1, 2), False)
+    assert any("rebuild" in line for line in remarks(report))
+    console = Console(record=True, width=120)
+    show(report, console)
+    assert "not proved" in console.export_text()
+    assert msgspec.json.decode(to_json(report))["holds"] is False
+
+
+async def test_journal_that_is_not_recorded_is_said(world: World) -> None:
+    sale = await sold(world)
+    await world.buy(sale, ["unrecorded"])
+    report = await look(world)
+    bucket = bucket_of("unrecorded", 2)
+    assert f"bucket {bucket}: 1 entries of its journal are not in the ledger" in report.explanations
 
 
 async def test_overselling_and_a_broken_limit_are_found(world: World) -> None:

@@ -16,9 +16,9 @@ import asyncpg
 import pytest
 
 import springtide
-from springtide.drivers import postgres
-from springtide.drivers.embedded_postgres import EmbeddedPostgres, _processes_in, start_postgres
+from springtide.drivers.embedded_postgres import EmbeddedPostgres, _pid_file, _processes_in, start_postgres
 from springtide.drivers.postgres import PostgresLedger, migrate
+from springtide.drivers.postgres_session import migrations, queries
 from springtide.drivers.system import SystemClock
 from springtide.errors import EngineError, LedgerError, LedgerUnavailable
 from springtide.model import OrderState, Reservation, Sale, Sku
@@ -105,7 +105,7 @@ async def test_committed_rows_survive_kill_9_and_a_stopped_server_leaves_nothing
 
 async def test_killed_server_that_is_stopped_leaves_nothing() -> None:
     server = await start_postgres(SystemClock())
-    segment = server._pid_file()[6].split()[1]
+    segment = _pid_file(server.home / "data")[6].split()[1]
     assert segment in shared_segments()
     os.kill(server.child.pid, signal.SIGKILL)
     await server.stop()
@@ -116,7 +116,7 @@ async def test_killed_server_that_is_stopped_leaves_nothing() -> None:
 async def test_data_in_a_given_folder_is_kept(short_dir: Path) -> None:
     folder = short_dir / "ledger"
     server = await start_postgres(SystemClock(), folder)
-    assert await migrate(server.dsn) == ["0001_ledger.sql"]
+    assert await migrate(server.dsn) == sorted(migrations())
     await server.stop()
     server = await start_postgres(SystemClock(), folder)
     try:
@@ -264,7 +264,7 @@ async def shape(dsn: str) -> list[tuple[str, ...]]:
 async def test_migrations_at_once_are_applied_once_and_make_one_schema(server: EmbeddedPostgres) -> None:
     one, two = await new_database(server, "schema_one"), await new_database(server, "schema_two")
     applied = await asyncio.gather(*[migrate(one) for _ in range(5)])
-    assert sorted(applied) == [[], [], [], [], sorted(postgres._migrations())]
+    assert sorted(applied) == [[], [], [], [], sorted(migrations())]
     first = await shape(one)
     assert await migrate(one) == []
     await migrate(two)
@@ -293,9 +293,9 @@ async def test_every_query_is_known_to_the_server(server: EmbeddedPostgres) -> N
     dsn = await new_database(server, "queries")
     await migrate(dsn)
     connection = await asyncpg.connect(dsn)
-    queries = postgres._queries()
-    assert len(queries) > 20
-    for query in queries.values():
+    assert len(queries()) > 20
+    await connection.execute(queries()["staging_table"])
+    for query in queries().values():
         await connection.prepare(query)
     await connection.close()
 

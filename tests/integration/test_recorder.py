@@ -6,10 +6,12 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
-from springtide.errors import InventoryUnavailable
+from springtide.errors import InventoryUnavailable, UserError
 from springtide.model import JournalEntry, Reservation, ReserveStatus
-from springtide.sale.recorder import ROWS_WANTED, Recorder, RecorderPace, _batches, _entries_wanted
+from springtide.sale.orders import bucket_of
+from springtide.sale.recorder import ROWS_WANTED, Recorder, RecorderPace, Share, _batches, _entries_wanted
 from tests.integration.order_path import CLOCK, Engines, World, empty_world, small_sale, started_engines
 
 PACE = RecorderPace(idle_s=0.01, retry_first_s=0.02, retry_max_s=0.1)
@@ -160,6 +162,98 @@ async def test_a_bucket_that_fails_does_not_hold_up_the_others(world: World, mon
     assert buckets == {1}
 
 
+async def test_a_shard_that_does_not_answer_does_not_hold_up_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sale = small_sale(buckets=8)
+    await world.inventory.publish(sale)
+    await world.ledger.publish(sale)
+    buyers = [f"b{number}" for number in range(60)]
+    await world.buy(sale, buyers)
+    read, depth, hung = world.inventory.read_journal, world.inventory.journal_depth, set[int]()
+
+    async def read_unless_dead(sale: str, bucket: int, consumer: str, count: int) -> list[JournalEntry]:
+        if bucket < 6:
+            hung.add(bucket)
+            await asyncio.sleep(0.3)
+            raise InventoryUnavailable("no answer in time")
+        return await read(sale, bucket, consumer, count)
+
+    async def depth_unless_dead(sale: str, bucket: int) -> int:
+        if bucket < 6:
+            raise InventoryUnavailable("away")
+        return await depth(sale, bucket)
+
+    async def away(*_: object) -> list[str]:
+        raise InventoryUnavailable("away")
+
+    # Nobody can list or view the sales either: they need all shards.
+    for name, call in (
+        ("read_journal", read_unless_dead),
+        ("journal_depth", depth_unless_dead),
+        ("sales", away),
+        ("view", away),
+    ):
+        monkeypatch.setattr(world.inventory, name, call)
+    mine = recorder(world)
+    running = asyncio.create_task(mine.run())
+    alive = {buyer for buyer in buyers if bucket_of(buyer, 8) >= 6}
+
+    async def recorded() -> bool:
+        return mine.figures.recorded == len(alive) and hung == set(range(6))
+
+    await eventually(recorded)
+    assert {order.reservation.buyer for order in await world.ledger.orders("live")} == alive
+    assert mine.figures.failing > 0
+    monkeypatch.undo()
+
+    async def caught_up() -> bool:
+        return mine.figures.recorded == 60 and mine.figures.failing == 0
+
+    await eventually(caught_up)
+    mine.stop()
+    await running
+
+
+async def test_recorders_with_shares_record_each_bucket_in_one_place(world: World) -> None:
+    sale = small_sale(buckets=5)
+    await world.inventory.publish(sale)
+    await world.buy(sale, [f"b{number}" for number in range(60)])
+    shares = [Share.of(text) for text in ("1/3", "2/3", "3/3")]
+    recorders = [Recorder(world.inventory, world.ledger, CLOCK, "recorder", PACE, share) for share in shares]
+    for one in recorders:
+        await one.drain_once()
+    assert sum(one.figures.recorded for one in recorders) == 60
+    assert all(one.figures.recorded < 60 for one in recorders)
+    places = [("live", bucket) for bucket in range(5)]
+    assert [sum(share.has(place) for share in shares) for place in places] == [1] * 5
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", ""])
+def test_share_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="I/N"):
+        Share.of(text)
+
+
+async def test_order_whose_key_has_another_is_counted_logged_and_kept(world: World) -> None:
+    sale = small_sale(buckets=1)
+    await world.inventory.publish(sale)
+    await world.ledger.publish(sale)
+    # As after an inventory that came back with old data: the key is recorded with an order that it does not know.
+    before = Reservation("before", "live", 0, "b1", "k-tea", "tea", 1, 1, 2)
+    await world.ledger.record([before])
+    await world.buy(sale, ["b1", "b2"])
+    mine = recorder(world)
+    with capture_logs() as logs:
+        assert await mine.drain_once() == 1
+    assert (mine.figures.recorded, mine.figures.conflicts) == (1, 1)
+    (told,) = [line for line in logs if line["event"] == "order_in_conflict"]
+    assert (told["order"], told["log_level"]) == ("o-b1-tea", "error")
+    (conflict,) = await world.ledger.conflicts("live", 10)
+    assert (conflict.order_id, conflict.buyer, conflict.key) == ("o-b1-tea", "b1", "k-tea")
+    assert [order.reservation.order_id for order in await world.ledger.orders("live")] == ["before", "o-b2-tea"]
+
+
 async def test_two_recorders_record_everything_once(world: World) -> None:
     sale = small_sale(buckets=1)
     await world.inventory.publish(sale)
@@ -183,7 +277,7 @@ def entry(rows: int) -> JournalEntry:
     return JournalEntry("1-0", (Reservation("o", "live", 0, "b", "k", "tea", 1, 1, 1),) * rows)
 
 
-@pytest.mark.parametrize("sizes", [[], [1], [1024] * 5, [1] * 1024, [1999, 1, 1], [1024, 1000, 976]])
+@pytest.mark.parametrize("sizes", [[], [1], [1024] * 5, [1] * 1024, [3999, 1, 1], [2024, 1000, 976]])
 def test_writes_are_bounded_and_keep_the_order(sizes: Sequence[int]) -> None:
     entries = [entry(rows) for rows in sizes]
     batches = list(_batches(entries))
@@ -192,6 +286,6 @@ def test_writes_are_bounded_and_keep_the_order(sizes: Sequence[int]) -> None:
     assert all(sum(len(one.reservations) for one in batch) <= ROWS_WANTED for batch in batches)
 
 
-@pytest.mark.parametrize(("rows", "wanted"), [(0, 1024), (1, 1024), (64, 31), (1024, 1)])
+@pytest.mark.parametrize(("rows", "wanted"), [(0, 1024), (1, 1024), (64, 62), (1024, 3)])
 def test_the_next_read_asks_for_what_one_write_holds(rows: int, wanted: int) -> None:
     assert _entries_wanted([entry(rows)] * 7) == wanted

@@ -111,7 +111,7 @@ async def test_the_engine_is_set_up_for_durability(inventory: ValkeyInventory) -
         "bind",
         "protected-mode",
     )
-    reply = await inventory._wire.call("CONFIG", "GET", *names)
+    reply = await (await inventory._store.primaries())[0].call("CONFIG", "GET", *names)
     assert dict(zip(reply[::2], reply[1::2], strict=True)) == {
         b"appendonly": b"yes",
         b"appendfsync": b"always",
@@ -316,7 +316,7 @@ async def test_a_server_out_of_memory_refuses_before_it_writes_and_can_still_be_
     sale = a_sale(per_buyer_max=2)
     await inventory.publish(sale)
     (held,) = await inventory.reserve(sale.sale, 0, [want("ann")])
-    await inventory._wire.call("CONFIG", "SET", "maxmemory", "1")
+    await (await inventory._store.primaries())[0].call("CONFIG", "SET", "maxmemory", "1")
     with pytest.raises(InventoryUnavailable, match="OOM"):
         await inventory.reserve(sale.sale, 0, [want("bob")])
     with pytest.raises(InventoryUnavailable, match="OOM"):
@@ -324,7 +324,7 @@ async def test_a_server_out_of_memory_refuses_before_it_writes_and_can_still_be_
     entries = await inventory.read_journal(sale.sale, 0, "r1", 10)
     await inventory.acknowledge(sale.sale, 0, [entry.entry_id for entry in entries])
     assert await inventory.give_back(StockReturn(held.order_id, sale.sale, 0, "ann", "tea", 1))
-    await inventory._wire.call("CONFIG", "SET", "maxmemory", "0")
+    await (await inventory._store.primaries())[0].call("CONFIG", "SET", "maxmemory", "0")
     assert await inventory.journal_depth(sale.sale, 0) == 0
     assert (await inventory.cut(sale.sale, 0)).stock["tea"] == 1000
     assert (await inventory.reserve(sale.sale, 0, [want("bob")]))[0].status is RESERVED
@@ -335,13 +335,13 @@ async def test_functions_that_were_lost_or_replaced_are_loaded_again(
 ) -> None:
     sale = a_sale()
     await inventory.publish(sale)
-    await inventory._wire.call("FUNCTION", "FLUSH")
+    await (await inventory._store.primaries())[0].call("FUNCTION", "FLUSH")
     with pytest.raises(InventoryUnavailable, match="loaded again"):
         await inventory.reserve(sale.sale, 0, [want("ann")])
     await until_back(inventory)
     assert (await inventory.reserve(sale.sale, 0, [want("ann")]))[0].status is RESERVED
     other = "#!lua name=springtide\nserver.register_function('springtide_reserve', function() return 1 end)"
-    await inventory._wire.call("FUNCTION", "LOAD", "REPLACE", other)
+    await (await inventory._store.primaries())[0].call("FUNCTION", "LOAD", "REPLACE", other)
     newer = await ValkeyInventory.connect(server.host, server.port, CLOCK)
     assert (await newer.reserve(sale.sale, 0, [want("ann")]))[0].status is REPEATED
     await newer.close()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from springtide.drivers.memory.clock import VirtualClock
-from springtide.sale.admission import BURST_S, BuyerRates, CapacityQueue, RetrySpread
+from springtide.sale.admission import BURST_S, CapacityQueue, Rates, RetrySpread
 
 
 class Guest:
@@ -106,7 +106,7 @@ async def test_a_guest_may_come_again_while_being_served() -> None:
 
 
 def test_a_buyer_has_a_burst_and_then_the_rate() -> None:
-    rates = BuyerRates(10.0, 3)
+    rates = Rates(10.0, 3)
     assert [rates.wait_s("anna", 5.0) for _ in range(3)] == [0.0, 0.0, 0.0]
     assert rates.wait_s("anna", 5.0) == pytest.approx(0.1)
     assert rates.wait_s("bert", 5.0) == 0.0
@@ -117,7 +117,7 @@ def test_a_buyer_has_a_burst_and_then_the_rate() -> None:
 
 @given(rate=st.floats(0.1, 1000), burst=st.integers(1, 50), gaps=st.lists(st.floats(0, 2), max_size=80))
 def test_a_buyer_never_gets_more_than_burst_and_rate(rate: float, burst: int, gaps: list[float]) -> None:
-    rates = BuyerRates(rate, burst)
+    rates = Rates(rate, burst)
     now_s = 0.0
     let_in: list[float] = []
     for gap in gaps:
@@ -133,7 +133,7 @@ def test_a_buyer_never_gets_more_than_burst_and_rate(rate: float, burst: int, ga
 
 
 def test_buyers_are_forgotten_in_generations_and_bounded() -> None:
-    rates = BuyerRates(0.001, 1, buyers_max=10)
+    rates = Rates(0.001, 1, callers_max=10)
     assert rates.wait_s("anna", 0.0) == 0.0
     for number in range(14):
         assert rates.wait_s(f"b{number}", 0.0) == 0.0

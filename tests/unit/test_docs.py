@@ -35,6 +35,7 @@ def test_every_setting_is_explained_in_the_operations_guide() -> None:
     tables = (
         config.ZoneSettings,
         config.CounterSettings,
+        config.InventorySettings,
         config.FleetSettings,
         config.SaleSettings,
         config.SkuSettings,

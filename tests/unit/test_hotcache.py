@@ -10,7 +10,8 @@ from springtide.drivers.memory.clock import VirtualClock
 from springtide.errors import InventoryUnavailable
 from springtide.model import Sale, SaleView, Sku
 from springtide.sale import hotcache
-from springtide.sale.hotcache import HotCache, page_state
+from springtide.sale.hotcache import HotCache
+from springtide.sale.page import page_state
 
 
 class Views:

@@ -1,6 +1,6 @@
 """The commands.
 
-Exit status: 0 done, 1 a verdict or audit that does not hold, 2 bad input, 3 machine too slow, 130 Ctrl-C.
+Exit status: 0 done, 1 a verdict or audit that does not hold, or a refusal, 2 bad input, 3 machine too slow, 130 Ctrl-C.
 """
 
 import asyncio
@@ -15,8 +15,10 @@ import uvloop
 from cyclopts import App, CycloptsError, Parameter
 
 from springtide import __version__
-from springtide.errors import SpringtideError
+from springtide.cli.logs import configure_logs
+from springtide.errors import Refused, SpringtideError
 
+EXIT_REFUSED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -27,24 +29,54 @@ app = App(
 )
 run = App(name="run", help="The processes a sale consists of. `springtide demo` starts them for you.", show=False)
 app.command(run)
+app.command("springtide.cli.sale_app:sale", name="sale", help="A merchant's sales and orders, through the back office.")
 
 SettingsFile = Annotated[Path, Parameter(help="The role's settings, written by the command that starts it.")]
 
 
 @app.command
-def demo(
+def demo(  # noqa: PLR0913 - each is an option of the command line
     config: Annotated[Path | None, Parameter(help="The sale; without it, the live room that comes along.")] = None,
     *,
     out: Annotated[Path, Parameter(help="Where the report and the logs go.")] = Path("out/demo"),
     scale: Annotated[bool, Parameter(help="--no-scale: the base replicas alone, to see what elasticity does.")] = True,
     chaos: Annotated[bool, Parameter(help="Kill a counter, the recorder and a whole zone while it sells.")] = False,
     port: Annotated[int, Parameter(help="The balancer's port; 0 takes a free one.")] = 0,
+    inventory: Annotated[str, Parameter(help="HOST:PORT of a Valkey to use; without it, an embedded one.")] = "",
+    ledger: Annotated[str, Parameter(help="URL of a PostgreSQL to use; without it, an embedded one.")] = "",
 ) -> int:
     """Run a whole flash sale on this machine: real engines, real HTTP, a crowd of buyers, and a verdict."""
     from springtide.cli.demo import DemoOptions, run_demo  # noqa: PLC0415 - each command loads only what it needs
+    from springtide.cli.stores import Given  # noqa: PLC0415 - as above
 
-    options = DemoOptions(config=config, out=out, scale=scale, chaos=chaos, port=port)
+    given = Given(inventory, ledger)
+    options = DemoOptions(config=config, out=out, scale=scale, chaos=chaos, port=port, given=given)
     return _run(run_demo(options, dict(os.environ)))
+
+
+@app.command
+def torture(  # noqa: PLR0913 - each is an option of the command line
+    *,
+    faults: Annotated[int, Parameter(help="How many faults have to strike while something is in flight.")] = 40,
+    seed: Annotated[int, Parameter(help="Of the schedule: the same seed, the same faults.")] = 1,
+    kinds: Annotated[str, Parameter(help="Kinds of fault: kill, stop, cut, disk_full.")] = "kill,stop,cut,disk_full",
+    out: Annotated[Path, Parameter(help="Where the history, the logs and the verdict go.")] = Path("out/torture"),
+    json: Annotated[bool, Parameter(help="The verdict as JSON on standard output.")] = False,
+    replay: Annotated[Path | None, Parameter(help="Check the history in this folder again, then run it again.")] = None,
+    again: Annotated[bool, Parameter(help="--no-again: with --replay, only check the history.")] = True,
+    inventory: Annotated[str, Parameter(help="HOST:PORT of a Valkey to use; without it, an embedded one.")] = "",
+    ledger: Annotated[str, Parameter(help="URL of a PostgreSQL to use; without it, an embedded one.")] = "",
+    broken: Annotated[str, Parameter(show=False)] = "",
+) -> int:
+    """Kill, stop and cut off everything while it sells, and hold the ledger to every promise that was made."""
+    from springtide.cli.stores import Given  # noqa: PLC0415 - each command loads only what it needs
+    from springtide.cli.torture import run_replay, run_torture  # noqa: PLC0415 - as above
+    from springtide.cli.torture_world import TortureOptions, parse_kinds  # noqa: PLC0415 - as above
+
+    if replay is not None:
+        return _run(run_replay(replay, again=again, as_json=json))
+    options = TortureOptions(faults, seed, parse_kinds(kinds), out, broken, Given(inventory, ledger))
+    return _run(run_torture(options, as_json=json))
 
 
 @app.command
@@ -54,11 +86,12 @@ def audit(
     inventory: Annotated[str, Parameter(help="HOST:PORT of Valkey.")],
     ledger: Annotated[str, Parameter(help="PostgreSQL's URL.")],
     wait_s: Annotated[float, Parameter(help="How long the ledger may take to reach the journal's end.")] = 10.0,
+    json: Annotated[bool, Parameter(help="The report as JSON on standard output.")] = False,
 ) -> int:
     """Prove a sale: nothing oversold, nothing lost, stock + reserved + paid + returning = initial + restocked."""
     from springtide.cli.audit import run_audit  # noqa: PLC0415 - each command loads only what it needs
 
-    return _run(run_audit(sale, inventory, ledger, wait_s))
+    return _run(run_audit(sale, inventory, ledger, wait_s, as_json=json))
 
 
 @run.command
@@ -120,10 +153,14 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 
 def main() -> None:
     """The console script."""
+    configure_logs()
     try:
         status = app(sys.argv[1:], print_error=True, exit_on_error=False)
     except CycloptsError:
         sys.exit(EXIT_BAD_INPUT)
+    except Refused as error:
+        sys.stderr.write(f"springtide: {error}\n")
+        sys.exit(EXIT_REFUSED)
     except SpringtideError as error:
         sys.stderr.write(f"springtide: {error}\n")
         sys.exit(EXIT_BAD_INPUT)

@@ -2,19 +2,21 @@
 
 from contextlib import AsyncExitStack
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from springtide.cli.stores import parse_address
 from springtide.drivers.postgres import PostgresLedger
 from springtide.drivers.system import SystemClock
 from springtide.drivers.valkey import ValkeyInventory
-from springtide.errors import UserError
 from springtide.sale.audit import AuditReport, audit
 
-PORT_MAX = 65_535
+LINES_MAX = 20
+"""Findings of one kind that are printed; `--json` has more."""
 
 
-async def run_audit(sale: str, inventory: str, ledger: str, wait_s: float) -> int:
+async def run_audit(sale: str, inventory: str, ledger: str, wait_s: float, *, as_json: bool = False) -> int:
     """0 when everything is proved, 1 when it is not. Raises UserError for an address that is none."""
     host, port = parse_address(inventory)
     clock = SystemClock()
@@ -24,17 +26,16 @@ async def run_audit(sale: str, inventory: str, ledger: str, wait_s: float) -> in
         postgres = await PostgresLedger.connect(ledger, clock)
         stack.push_async_callback(postgres.close)
         report = await audit(valkey, postgres, sale, clock, wait_s)
-    show(report, Console())
+    if as_json:
+        print(to_json(report))  # noqa: T201 - the command's output
+    else:
+        show(report, Console())
     return 0 if report.holds else 1
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT`. Raises UserError."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) <= PORT_MAX:
-        msg = f"--inventory {text}: not an address; write HOST:PORT, for example 127.0.0.1:6379"
-        raise UserError(msg)
-    return host, int(port)
+def to_json(report: AuditReport) -> str:
+    """The report and its verdict, `holds`, as one JSON object."""
+    return msgspec.json.encode(msgspec.to_builtins(report) | {"holds": report.holds}).decode()
 
 
 def show(report: AuditReport, console: Console) -> None:
@@ -45,9 +46,31 @@ def show(report: AuditReport, console: Console) -> None:
         units = (row.stock, totals.reserved, totals.paid, totals.returning, totals.initial, totals.restocked)
         table.add_row(totals.sku, *(f"{one:,}" for one in units), f"{row.difference:+,}" if row.difference else "0")
     console.print(table)
-    if not report.settled:
-        console.print("[red]The ledger had not reached the end of the journal[/]; run the recorder, or raise --wait-s.")
-    for text in (*report.duplicates, *report.limit_violations, *report.explanations):
-        console.print(f"[red]✗[/] {text}")
+    for text in remarks(report):
+        console.print(text)
+    kinds = (report.duplicates, report.conflicts, report.limit_violations, report.explanations)
+    for found in kinds:
+        for text in found[:LINES_MAX]:
+            console.print(f"[red]✗[/] {text}")
+        if len(found) > LINES_MAX:
+            console.print(f"  and {len(found) - LINES_MAX:,} more; --json names them")
     verdict = "[green]proved[/]" if report.holds else "[red]not proved[/]"
     console.print(f"{report.sale}: {report.orders:,} orders, oversold {report.oversold}: {verdict}")
+
+
+def remarks(report: AuditReport) -> list[str]:
+    """What limits the proof, in words."""
+    found = []
+    if not report.settled:
+        found.append("[red]The ledger had not reached the end of the journal[/]; run the recorder, or raise --wait-s.")
+    if report.method == "moving":
+        found.append("The sale was moving: proved up to the cut, to the millisecond. Audit again when it rests.")
+    if report.moving:
+        units = ", ".join(f"{units:,} of {sku}" for sku, units in report.moving.items())
+        found.append(f"In stock are {units} that were between two buckets.")
+    if len(report.epochs) > 1:
+        found.append(
+            f"[red]Buckets and ledger have the epochs {', '.join(map(str, report.epochs))}[/]: a rebuild was cut off; "
+            f"run `springtide sale rebuild {report.sale}` again."
+        )
+    return found

@@ -5,7 +5,6 @@ Everything that is started goes onto one exit stack: Ctrl-C, a failure and the g
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from springtide.cli.chaos import Chaos, Fault
 from springtide.cli.examples import example
 from springtide.cli.measure import unthrottled_rate
 from springtide.cli.roles import RoleSettings
+from springtide.cli.stores import Given
 from springtide.cli.watch import Watch
 from springtide.cli.world import (
     Engines,
@@ -39,6 +39,7 @@ from springtide.drivers.child import Child, spawn
 from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.private_file import write_private
 from springtide.drivers.process import ProcessRuntime
+from springtide.drivers.run_folder import release
 from springtide.drivers.system import SystemClock, SystemIds
 from springtide.errors import ConfigError, EngineError
 from springtide.fleet.journal import Journal
@@ -69,6 +70,7 @@ class DemoOptions:
     scale: bool
     chaos: bool
     port: int
+    given: Given
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ async def run_demo(options: DemoOptions, environ: Mapping[str, str]) -> int:
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(folders.log("loop").open("a")))
     watch = Watch(clock, options.out, inputs.config, inputs.demand)
     async with AsyncExitStack() as stack:
-        stack.callback(shutil.rmtree, folders.run, ignore_errors=True)
+        stack.callback(release, folders.run)
         stack.enter_context(watch)
         run = await _start(stack, options, inputs, folders, clock)
         watching = asyncio.create_task(watch.follow(run.loop, run.engines, run.cloud, run.sale, run.start_ms))
@@ -156,8 +158,9 @@ async def _start(
 ) -> Run:
     """Engines, workers, base replicas; the sale is published last, when its moments are certain."""
     ids = SystemIds()
-    engines = await start_engines(stack, folders, clock, options.port)
-    settings = make_settings(inputs.config, engines, ids)
+    config = inputs.config
+    engines = await start_engines(stack, folders, clock, config, options.given, options.port)
+    settings = make_settings(config.counter, config.counter.rate_max, engines.stores, ids)
     path = settings_file(folders, "settings", settings)
     workers = await start_workers(stack, folders, clock, path)
     runtime = make_runtime(folders, clock, path)
@@ -170,7 +173,10 @@ async def _start(
     ticking = asyncio.create_task(loop.run())
     stack.push_async_callback(_stop_loop, loop, ticking)
     await engines.ledger.publish(sale)
-    await engines.inventory.publish(sale)
+    if not await engines.inventory.publish(sale):
+        raise ConfigError(
+            f"sale {sale.sale} is there already, on --inventory; give a Valkey without it, or rename the sale"
+        )
     run = Run(inputs, options, folders, clock, engines, settings, workers, runtime, cloud, loop, sale, start_ms)
     await _base_ready(run)
     return run

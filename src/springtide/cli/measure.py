@@ -3,6 +3,8 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from springtide.cli.roles import RoleSettings
 from springtide.cli.world import Engines, Folders, command, read_announced_port, settings_file
 from springtide.drivers.child import spawn
@@ -78,10 +80,7 @@ async def unthrottled_rate(folders: Folders, engines: Engines, settings: RoleSet
 
 
 async def _start_counter(stack: AsyncExitStack, folders: Folders, settings: RoleSettings, clock: SystemClock) -> int:
-    free = RoleSettings(
-        **{name: getattr(settings, name) for name in settings.__struct_fields__ if name != "rate_max"},
-        rate_max=None,
-    )
+    free = msgspec.structs.replace(settings, rate_max=None)
     path = settings_file(folders, "unthrottled", free)
     announce: Path = folders.run / "unthrottled-port.json"
     arguments = ["--settings", str(path), "--replica-id", "unthrottled", "--announce", str(announce)]

@@ -19,7 +19,12 @@ STOP_S = 10.0
 
 
 class RoleSettings(msgspec.Struct, frozen=True):
-    """What every role needs: where the engines are, and the keys. Keys are hexadecimal."""
+    """What every role needs: where the engines are, and the keys. Keys are hexadecimal.
+
+    `bind_host` is where a role that serves listens. `library` names a file with the inventory's functions, in place of
+    those that come along. With `token_master` the counters take the keys of buyer tokens from it and the inventory's
+    ring, in place of `token_key`.
+    """
 
     inventory_host: str
     inventory_port: int
@@ -28,6 +33,19 @@ class RoleSettings(msgspec.Struct, frozen=True):
     webhook_secret: str
     counter: CounterSettings
     rate_max: float | None
+    bind_host: str = "127.0.0.1"
+    library: str = ""
+    token_master: str = ""
+
+    def functions(self) -> bytes | None:
+        """The inventory's functions where `library` names some. Raises ConfigError when they cannot be read."""
+        if not self.library:
+            return None
+        try:
+            return Path(self.library).read_bytes()
+        except OSError as error:
+            msg = f"{self.library}: cannot be read as the inventory's functions: {error}"
+            raise ConfigError(msg) from error
 
 
 def read_settings(path: Path) -> RoleSettings:

@@ -1,27 +1,27 @@
 """What a run consists of, started in order and ended in reverse: engines, workers, replicas, the rented nodes."""
 
-import asyncio
 import shutil
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from springtide.cli.roles import RoleSettings
-from springtide.cli.supervisor import Supervisor
-from springtide.config import Config
+from springtide.cli.stores import Given, Places, Stores, all_started, start_stores
+from springtide.cli.supervisor import Supervisor, starts
+from springtide.config import Config, CounterSettings
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.embedded_envoy import EmbeddedEnvoy, start_envoy
-from springtide.drivers.embedded_postgres import EmbeddedPostgres, start_postgres
-from springtide.drivers.embedded_valkey import EmbeddedValkey, start_valkey
+from springtide.drivers.embedded_postgres import remove_segment
 from springtide.drivers.localcloud import LocalCloud
-from springtide.drivers.postgres import PostgresLedger, migrate
+from springtide.drivers.netns import Namespace
+from springtide.drivers.postgres import PostgresLedger
 from springtide.drivers.private_file import write_private
 from springtide.drivers.process import ProcessRuntime
+from springtide.drivers.run_folder import make_run_folder, sweep
 from springtide.drivers.system import SystemClock, SystemIds, chance
 from springtide.drivers.valkey import ValkeyInventory
 from springtide.errors import ConfigError
@@ -46,13 +46,20 @@ class Folders:
 
 @dataclass(frozen=True)
 class Engines:
-    """The three embedded engines and the drivers connected to them."""
+    """The stores and the load balancer."""
 
-    valkey: EmbeddedValkey
-    postgres: EmbeddedPostgres
+    stores: Stores
     envoy: EmbeddedEnvoy
-    inventory: ValkeyInventory
-    ledger: PostgresLedger
+
+    @property
+    def inventory(self) -> ValkeyInventory:
+        """Our connection to Valkey."""
+        return self.stores.inventory
+
+    @property
+    def ledger(self) -> PostgresLedger:
+        """Our connections to PostgreSQL."""
+        return self.stores.ledger
 
 
 def prepare_folders(out: Path) -> Folders:
@@ -66,7 +73,8 @@ def prepare_folders(out: Path) -> Folders:
     except OSError as error:
         msg = f"{out}: cannot be written: {error.strerror}; give a folder of your own with --out"
         raise ConfigError(msg) from error
-    return Folders(out=out, run=Path(tempfile.mkdtemp(prefix="springtide-")))
+    sweep(remove_segment)
+    return Folders(out=out, run=make_run_folder())
 
 
 def command(role: str, *arguments: str) -> list[str]:
@@ -74,55 +82,34 @@ def command(role: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "springtide.cli", "run", role, *arguments]
 
 
-async def start_engines(stack: AsyncExitStack, folders: Folders, clock: SystemClock, port: int) -> Engines:
+async def start_engines(
+    stack: AsyncExitStack, folders: Folders, clock: SystemClock, config: Config, given: Given, port: int
+) -> Engines:
     """Start Valkey, PostgreSQL and Envoy at the same time, and connect to them. Raises EngineError."""
     valkey_folder, envoy_folder = folders.run / "valkey", folders.run / "envoy"
     valkey_folder.mkdir()
     envoy_folder.mkdir()
-
-    async def valkey() -> EmbeddedValkey:
-        engine = await start_valkey(valkey_folder, clock)
-        stack.push_async_callback(engine.stop)
-        return engine
-
-    async def postgres() -> EmbeddedPostgres:
-        engine = await start_postgres(clock)
-        stack.push_async_callback(engine.stop)
-        return engine
 
     async def envoy() -> EmbeddedEnvoy:
         engine = await start_envoy(envoy_folder, clock, listen_port=port)
         stack.push_async_callback(engine.stop)
         return engine
 
-    starting = asyncio.create_task(valkey()), asyncio.create_task(postgres()), asyncio.create_task(envoy())
-    try:
-        await asyncio.wait(starting)
-    finally:
-        # Also after Ctrl-C: an engine that is half started is started whole, so that it is on the stack and is ended.
-        await asyncio.wait(starting)
-    for error in [task.exception() for task in starting]:
-        if error is not None:
-            raise error
-    started_valkey, started_postgres, started_envoy = (starting[0].result(), starting[1].result(), starting[2].result())
-    inventory = await ValkeyInventory.connect(started_valkey.host, started_valkey.port, clock)
-    stack.push_async_callback(inventory.close)
-    await migrate(started_postgres.dsn)
-    ledger = await PostgresLedger.connect(started_postgres.dsn, clock)
-    stack.push_async_callback(ledger.close)
-    return Engines(started_valkey, started_postgres, started_envoy, inventory, ledger)
+    reserve_mb = config.inventory.disk_reserve_mb
+    stores = start_stores(stack, clock, given, Places(valkey_folder), reserve_mb)
+    return Engines(*await all_started(stores, envoy()))
 
 
-def make_settings(config: Config, engines: Engines, ids: SystemIds) -> RoleSettings:
+def make_settings(counter: CounterSettings, rate_max: float | None, stores: Stores, ids: SystemIds) -> RoleSettings:
     """The settings of every role of this run, with fresh keys."""
     return RoleSettings(
-        inventory_host=engines.valkey.host,
-        inventory_port=engines.valkey.port,
-        ledger_dsn=engines.postgres.dsn,
+        inventory_host=stores.inventory_host,
+        inventory_port=stores.inventory_port,
+        ledger_dsn=stores.ledger_dsn,
         token_key=ids.secret().hex(),
         webhook_secret=ids.secret().hex(),
-        counter=config.counter,
-        rate_max=config.counter.rate_max,
+        counter=counter,
+        rate_max=rate_max,
     )
 
 
@@ -152,37 +139,47 @@ async def start_workers(stack: AsyncExitStack, folders: Folders, clock: SystemCl
     """Start the recorder and the back office, supervised, and wait until the back office listens."""
     announce = folders.run / "backoffice.json"
 
-    def recorder() -> Child:
-        return spawn("recorder", command("recorder", "--settings", str(settings)), folders.log("recorder"))
-
-    def backoffice() -> Child:
-        arguments = ["--settings", str(settings), "--announce", str(announce)]
-        return spawn("backoffice", command("backoffice", *arguments), folders.log("backoffice"))
-
-    workers = Workers(Supervisor("recorder", recorder, clock), Supervisor("backoffice", backoffice, clock), announce)
+    recorder = role(folders, "recorder", settings)
+    backoffice = role(folders, "backoffice", settings, "--announce", str(announce))
+    workers = Workers(
+        Supervisor("recorder", starts(recorder), clock), Supervisor("backoffice", starts(backoffice), clock), announce
+    )
     for supervisor in (workers.recorder, workers.backoffice):
-        supervisor.start()
+        await supervisor.start()
         stack.push_async_callback(supervisor.stop, ROLE_STOP_S)
     await read_announced_port(workers.backoffice.child, announce, clock)
     return workers
 
 
+def role(
+    folders: Folders, name: str, settings: Path, *arguments: str, kind: str = "", node: Namespace | None = None
+) -> Callable[[], Child]:
+    """What starts one of our processes, as often as it is called; `kind` is its role where that is not its name."""
+    words = command(kind or name, "--settings", str(settings), *arguments)
+
+    def start() -> Child:
+        with node.entered() if node else nullcontext():
+            return spawn(name, words, folders.log(name))
+
+    return start
+
+
 async def read_announced_port(child: Child, path: Path, clock: SystemClock) -> int:
     """Wait until the process has announced its port. Raises EngineError when it ends or takes over ANNOUNCE_S."""
     until = clock.monotonic_s() + ANNOUNCE_S
-    while (port := announced_port(path)) is None:
+    while (port := announced_port(path, child.pid)) is None:
         if clock.monotonic_s() > until or child.returncode is not None:
             raise child.failure("did not start")
         await clock.sleep(POLL_S)
     return port
 
 
-def announced_port(path: Path) -> int | None:
-    """What a process has announced; None when it has not yet. The file is renamed into place, so it is whole."""
+def announced_port(path: Path, pid: int) -> int | None:
+    """What the process with this pid has announced; None when it has not yet. The file is renamed into place."""
     if not path.exists():
         return None
-    port: int = msgspec.json.decode(path.read_bytes())["port"]
-    return port
+    said: dict[str, int] = msgspec.json.decode(path.read_bytes())
+    return said["port"] if said["pid"] == pid else None
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,7 @@ class Workers:
 
     def backoffice_url(self) -> str:
         """Where payments go."""
-        port = announced_port(self.announce)
+        port = announced_port(self.announce, self.backoffice.child.pid)
         return f"http://127.0.0.1:{port}"
 
 

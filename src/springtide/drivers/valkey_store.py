@@ -39,7 +39,7 @@ class SingleStore:
     replicated = False
 
     def __init__(self, wire: Wire) -> None:
-        """Use `open_single`."""
+        """`wire` is open."""
         self._wire = wire
         self.read: Callable[[str, bytes], Awaitable[Any]] = lambda _, data: wire.send(data)
         self.write = self.read

@@ -6,7 +6,7 @@ Replies come in the order of the calls, so a call costs one write, one future an
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from libvalkey import ProtocolError, Reader, ReplyError, pack_command
@@ -27,19 +27,24 @@ _NOTHING_WRITTEN = (
     "LOADING",
     "OOM",
     "MISCONF",
-    "READONLY",
     "NOREPLICAS",
     "MASTERDOWN",
-    "CLUSTERDOWN",
-    "MOVED",
-    "ASK",
-    "TRYAGAIN",
     "BUSY",
     "NOAUTH",
     "NOPERM",
     "UNPUBLISHED",
 )
+# Nor was anything written when a cluster sends a command elsewhere or to a later moment.
+_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY")
 _NO_FUNCTION = "ERR Function not found"
+
+
+class Redirected(InventoryUnavailable):
+    """The server does not serve this slot, or not now; nothing was written. `reply` is what it said."""
+
+    def __init__(self, reply: str) -> None:
+        super().__init__(f"Valkey refused: {reply}; repeat the call once the cluster has settled")
+        self.reply = reply
 
 
 def command(*words: str | bytes | int) -> bytes:
@@ -69,16 +74,24 @@ class Connection(asyncio.Protocol):
 
     def send(self, data: bytes) -> asyncio.Future[Any]:
         """Send one command; the future has its reply, or InventoryUnavailable or OutcomeUnknown."""
+        return self._send(data, 1)[0]
+
+    def send_all(self, commands: Sequence[bytes]) -> list[asyncio.Future[Any]]:
+        """Send commands that the server gets without a gap between them: all of them, or none and an error."""
+        return self._send(b"".join(commands), len(commands))
+
+    def _send(self, data: bytes, calls: int) -> list[asyncio.Future[Any]]:
         if self.lost or self._transport is None or self._transport.is_closing():
             raise InventoryUnavailable(f"{self._why}; repeat the call when it is restored")
-        if len(self._waiting) >= CALLS_IN_FLIGHT_MAX:
+        if len(self._waiting) + calls > CALLS_IN_FLIGHT_MAX:
             raise InventoryUnavailable(f"{CALLS_IN_FLIGHT_MAX} calls to Valkey are unanswered; repeat this one later")
-        future = self._new_future()
-        self._waiting.append((future, self._clock.monotonic_s()))
+        now_s = self._clock.monotonic_s()
+        futures = [self._new_future() for _ in range(calls)]
+        self._waiting.extend((future, now_s) for future in futures)
         self._transport.write(data)
         if self._watchdog is None:
             self._watchdog = self._clock.call_later(self._timeout_s, self._look)
-        return future
+        return futures
 
     def abort(self, why: str) -> None:
         """End the connection now; `why` becomes the message of every call that is under way."""
@@ -121,6 +134,8 @@ class Connection(asyncio.Protocol):
             # Somebody emptied the server; a new connection loads the functions again.
             self.abort("Valkey has lost its functions")
             error: InventoryError = InventoryUnavailable(f"Valkey: {text}; repeat the call, they are loaded again")
+        elif text.startswith(_ELSEWHERE):
+            error = Redirected(text)
         elif text.startswith(_NOTHING_WRITTEN):
             error = InventoryUnavailable(f"Valkey refused: {text}; repeat the call once that is mended")
         else:
@@ -144,6 +159,7 @@ class Wire:
     """A connection that is made again, with bounded backoff, whenever it ends.
 
     `prepare` runs on each new connection before any call. Without one, calls raise InventoryUnavailable.
+    `on_lost` is called when a connection that was in use has ended.
     """
 
     def __init__(
@@ -152,11 +168,13 @@ class Wire:
         clock: Clock,
         timeout_s: float,
         prepare: Callable[[Connection], Awaitable[None]],
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._address = address
         self._clock = clock
         self._timeout_s = timeout_s
         self._prepare = prepare
+        self._tell_lost = on_lost
         self._connection: Connection | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._closed = False
@@ -166,16 +184,32 @@ class Wire:
         """Calls sent and not answered; at most CALLS_IN_FLIGHT_MAX."""
         return self._connection.calls_in_flight if self._connection else 0
 
+    @property
+    def connection(self) -> Connection | None:
+        """The connection now, for what has to be said on one and the same; None while there is none."""
+        return self._connection
+
     async def open(self) -> None:
         """Connect for the first time. Raises InventoryUnavailable when that fails."""
         self._connection = await self._connect()
 
+    async def open_or_restore(self) -> InventoryError | None:
+        """Connect for the first time; an error when that fails: it is then tried again like after a loss."""
+        try:
+            await self.open()
+        except InventoryError as error:
+            if not self._closed:
+                self._restoring = asyncio.get_running_loop().create_task(self._restore())
+            return error
+        return None
+
     def send(self, data: bytes) -> asyncio.Future[Any]:
         """Send one command; see `Connection.send`."""
-        if self._connection is None:
-            host, port = self._address
-            raise InventoryUnavailable(f"not connected to Valkey at {host}:{port}; repeat the call when it is back")
-        return self._connection.send(data)
+        return self._connected().send(data)
+
+    def send_all(self, commands: Sequence[bytes]) -> list[asyncio.Future[Any]]:
+        """Send commands without a gap between them; see `Connection.send_all`."""
+        return self._connected().send_all(commands)
 
     async def call(self, *words: str | bytes | int) -> Any:  # noqa: ANN401 - a reply has the shape of its command
         """Send one command and wait for its reply."""
@@ -193,6 +227,12 @@ class Wire:
             connection.abort("the connection to Valkey was closed on purpose")
             while not connection.lost:
                 await self._clock.sleep(0)
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            host, port = self._address
+            raise InventoryUnavailable(f"not connected to Valkey at {host}:{port}; repeat the call when it is back")
+        return self._connection
 
     async def _connect(self) -> Connection:
         host, port = self._address
@@ -217,6 +257,7 @@ class Wire:
         if connection is self._connection and not self._closed:
             self._connection = None
             self._restoring = asyncio.get_running_loop().create_task(self._restore())
+            self._tell_lost()
 
     async def _restore(self) -> None:
         pause_s = BACKOFF_S_MIN

@@ -1,4 +1,4 @@
-"""Who may come in, and when: the replica's own capacity and the rate of each buyer, O(1) for a request."""
+"""Who may come in, and when: the replica's own capacity and the rate of each caller, O(1) for a request."""
 
 import math
 from collections import OrderedDict
@@ -10,8 +10,8 @@ BURST_S = 0.02
 """How much of an idle moment may be caught up at once, in seconds of the rate: below what a buyer can notice.
 """
 
-BUYERS_MAX = 50_000
-"""Buyers remembered in each of two generations; a forgotten buyer has a full allowance again."""
+CALLERS_MAX = 50_000
+"""Callers remembered in each of two generations; a forgotten one has a full allowance again."""
 
 _GOLDEN = 0.6180339887498949
 _EPSILON = 1e-9
@@ -89,43 +89,43 @@ class CapacityQueue:
             self._wait()
 
 
-class BuyerRates:
-    """A rate and a burst for each buyer, by the generic cell rate algorithm (ITU-T I.371).
+class Rates:
+    """A rate and a burst for each caller (a buyer, or an address), by the generic cell rate algorithm (ITU-T I.371).
 
-    It takes one number for each: the moment at which the buyer's allowance is full again. The oldest
-    generation of buyers is forgotten as a whole.
+    It takes one number for each: the moment at which the caller's allowance is full again. The oldest
+    generation of callers is forgotten as a whole.
     """
 
-    __slots__ = ("_buyers_max", "_full_at", "_full_at_before", "_step_s", "_tolerance_s")
+    __slots__ = ("_full_at", "_full_at_before", "_step_s", "_tolerance_s", "callers_max")
 
-    def __init__(self, rate_max: float, burst_max: int, buyers_max: int = BUYERS_MAX) -> None:
+    def __init__(self, rate_max: float, burst_max: int, callers_max: int = CALLERS_MAX) -> None:
         """`rate_max` requests a second for ever, and up to `burst_max` at once after a pause."""
         self._step_s = 1.0 / rate_max
         self._tolerance_s = (burst_max - 1) * self._step_s
-        self._buyers_max = buyers_max
+        self.callers_max = callers_max
         self._full_at: dict[str, float] = {}
         self._full_at_before: dict[str, float] = {}
 
     def __len__(self) -> int:
-        """How many buyers are remembered; one in both generations counts twice."""
+        """How many callers are remembered; one in both generations counts twice."""
         return len(self._full_at) + len(self._full_at_before)
 
-    def wait_s(self, buyer: str, now_s: float) -> float:
-        """0 and one request is taken from the buyer's allowance; or the seconds until one is there again."""
-        full_at = self._full_at.get(buyer)
+    def wait_s(self, caller: str, now_s: float) -> float:
+        """0 and one request is taken from the caller's allowance; or the seconds until one is there again."""
+        full_at = self._full_at.get(caller)
         if full_at is None:
-            full_at = self._full_at_before.get(buyer, now_s)
-            if len(self._full_at) >= self._buyers_max:
+            full_at = self._full_at_before.get(caller, now_s)
+            if len(self._full_at) >= self.callers_max:
                 self._full_at_before = self._full_at
                 self._full_at = {}
         if full_at <= now_s:
-            self._full_at[buyer] = now_s + self._step_s
+            self._full_at[caller] = now_s + self._step_s
             return 0.0
         over_s = full_at - now_s - self._tolerance_s
         if over_s > _EPSILON:
-            self._full_at[buyer] = full_at
+            self._full_at[caller] = full_at
             return over_s
-        self._full_at[buyer] = full_at + self._step_s
+        self._full_at[caller] = full_at + self._step_s
         return 0.0
 
 

@@ -1,19 +1,18 @@
 """The proof: for each SKU, stock + reserved + paid + returning = initial + restocked."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from springtide.errors import UserError
-from springtide.model import BucketCut, Order, OrderState, Sale, SkuAudit, SkuTotals
+from springtide.model import BucketCut, Order, OrderState, Sale, SkuAudit, SkuTotals, Transfer
 from springtide.ports import Clock, Inventory, Ledger
-from springtide.sale.orders import bucket_of, entry_place, frees_stock
+from springtide.sale.audit_explain import FINDINGS_MAX, Books, explain
+from springtide.sale.orders import entry_place, frees_stock
 
 _LOOK_AGAIN_S = 0.05
-FINDINGS_MAX = 1000
-"""Orders that a report names, of each kind, and orders that are looked up to explain a difference."""
-
 Acknowledged = tuple[str, str, str, str, int]
 """What a client was promised: order id, buyer, idempotency key, SKU, quantity."""
 
@@ -25,7 +24,9 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     and the ledger's totals, so that the equation is exact; it is `moving` when something always did: then the
     orders that were reserved up to the cut are counted, to the millisecond, and stock that went back
     meanwhile shows as missing: audit again when the sale rests. `differences` are the units by SKU that the
-    equation is out by. The lists name orders and buyers.
+    equation is out by; `moving` are the units of `stock` that were between two buckets. `epochs` are those that the
+    buckets have and the ledger's: several say that a rebuild was cut off. The lists name orders and buyers;
+    `conflicts` are orders that were acknowledged and are not in the ledger, because their buyer and key had another.
     """
 
     sale: str
@@ -40,12 +41,15 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: tuple[str, ...]
     limit_violations: tuple[str, ...]
     explanations: tuple[str, ...]
+    conflicts: tuple[str, ...] = ()
+    moving: dict[str, int] = {}
+    epochs: tuple[int, ...] = (1,)
 
     @property
     def holds(self) -> bool:
         """Whether everything is proved."""
-        wrong = any(self.differences.values()) or self.oversold or self.duplicates or self.limit_violations
-        return self.settled and not wrong
+        wrong = any(self.differences.values()) or self.oversold or len(self.epochs) > 1
+        return self.settled and not (wrong or self.duplicates or self.limit_violations or self.conflicts)
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -57,12 +61,21 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class _Look(msgspec.Struct, frozen=True):
-    """One attempt: the cuts, and the ledger's totals after it had reached them."""
+    """One attempt: the cuts, and the ledger's totals after it had reached them.
+
+    `calm` says that between the buckets' cuts no units came, went or moved, but for those that were sold.
+    """
 
     cuts: tuple[BucketCut, ...]
     settled: bool
     still: bool
+    calm: bool
     totals: tuple[SkuTotals, ...]
+
+    @property
+    def proof(self) -> tuple[bool, bool, bool]:
+        """How much it can prove; the larger, the more."""
+        return self.settled, self.still, self.calm
 
 
 async def audit(inventory: Inventory, ledger: Ledger, sale: str, clock: Clock, wait_s: float) -> AuditReport:
@@ -71,17 +84,25 @@ async def audit(inventory: Inventory, ledger: Ledger, sale: str, clock: Clock, w
     Reads only. Raises UserError when there is no such sale, and the ports' errors.
     """
     view = await inventory.view(sale)
+    record = await ledger.sale_record(sale)
     if view is None:
+        if record is not None:
+            raise UserError(
+                f"the ledger has the sale {sale!r} and the inventory does not: publish it, or, if it was sold, run "
+                f"`springtide sale rebuild {sale}`"
+            )
         raise UserError(f"there is no sale {sale!r}; known are: {', '.join(await inventory.sales()) or 'none'}")
     began_s = clock.monotonic_s()
     look = await _look(inventory, ledger, view.sale, clock, began_s + wait_s)
     while not (look.settled and look.still and _balanced(look)) and clock.monotonic_s() < began_s + wait_s:
         await clock.sleep(_LOOK_AGAIN_S)
         later = await _look(inventory, ledger, view.sale, clock, began_s + wait_s)
-        look = later if later.settled or not look.settled else look
+        look = later if later.proof >= look.proof else look
     orders = await ledger.orders(sale)
     skus = _audits(look, look.totals) if look.still else _audits_at_cut(look, orders)
     differences = {one.totals.sku: one.difference for one in skus}
+    out = frozenset(sku for sku, units in differences.items() if units)
+    books = Books(view.sale, look.cuts, tuple(orders), out)
     return AuditReport(
         sale=sale,
         at_ms=max(cut.at_ms for cut in look.cuts),
@@ -94,7 +115,13 @@ async def audit(inventory: Inventory, ledger: Ledger, sale: str, clock: Clock, w
         orders=len(orders),
         duplicates=_duplicates(orders),
         limit_violations=_limit_violations(view.sale, orders),
-        explanations=await _explain(inventory, ledger, view.sale, orders) if any(differences.values()) else (),
+        explanations=await explain(inventory, ledger, books) if out or not look.settled else (),
+        conflicts=tuple(
+            f"order {one.order_id} of buyer {one.buyer}: key {one.key} had another order"
+            for one in await ledger.conflicts(sale, FINDINGS_MAX)
+        ),
+        moving=dict(_moving(look.cuts)),
+        epochs=tuple(sorted({cut.epoch for cut in look.cuts} | ({record.sale.epoch} if record else set()))),
     )
 
 
@@ -110,15 +137,29 @@ async def _look(inventory: Inventory, ledger: Ledger, sale: Sale, clock: Clock, 
     after = await _cuts(inventory, sale)
     depths = [await inventory.journal_depth(sale.sale, bucket) for bucket in range(sale.buckets)]
     still = _content(cuts) == _content(before) == _content(after) and not any(depths)
-    return _Look(cuts, settled, still, tuple(totals))
+    return _Look(cuts, settled, still, _unsold(cuts) == _unsold(before), tuple(totals))
 
 
 async def _cuts(inventory: Inventory, sale: Sale) -> tuple[BucketCut, ...]:
-    return tuple([await inventory.cut(sale.sale, bucket) for bucket in range(sale.buckets)])
+    return tuple(await asyncio.gather(*[inventory.cut(sale.sale, bucket) for bucket in range(sale.buckets)]))
 
 
-def _content(cuts: Sequence[BucketCut]) -> list[tuple[dict[str, int], str]]:
-    return [(cut.stock, cut.last_entry_id) for cut in cuts]
+def _content(cuts: Sequence[BucketCut]) -> list[BucketCut]:
+    return [msgspec.structs.replace(cut, at_ms=0) for cut in cuts]
+
+
+def _unsold(cuts: Sequence[BucketCut]) -> list[tuple[Counter[str], tuple[Transfer, ...]]]:
+    """What purchases do not change: the units that each bucket has, with those it has sold, and what left it."""
+    return [(Counter(cut.stock) + Counter(cut.sold), cut.transfers) for cut in cuts]
+
+
+def _moving(cuts: Sequence[BucketCut]) -> Counter[str]:
+    """Units between two buckets, by SKU."""
+    units: Counter[str] = Counter()
+    for cut in cuts:
+        for transfer in cut.transfers:
+            units[transfer.sku] += transfer.quantity
+    return units
 
 
 def _reached(cuts: Sequence[BucketCut], positions: dict[int, str]) -> bool:
@@ -130,7 +171,8 @@ def _balanced(look: _Look) -> bool:
 
 
 def _audits(look: _Look, totals: Iterable[SkuTotals]) -> tuple[SkuAudit, ...]:
-    return tuple(SkuAudit(one, sum(cut.stock.get(one.sku, 0) for cut in look.cuts)) for one in totals)
+    moving = _moving(look.cuts)
+    return tuple(SkuAudit(one, sum(cut.stock.get(one.sku, 0) for cut in look.cuts) + moving[one.sku]) for one in totals)
 
 
 def _audits_at_cut(look: _Look, orders: Iterable[Order]) -> tuple[SkuAudit, ...]:
@@ -181,23 +223,6 @@ def _limit_violations(sale: Sale, orders: Iterable[Order]) -> tuple[str, ...]:
         for (buyer, sku), units in held.items()
         if units > limits.get(sku, 0)
     ]
-    return tuple(found[:FINDINGS_MAX])
-
-
-async def _explain(inventory: Inventory, ledger: Ledger, sale: Sale, orders: Sequence[Order]) -> tuple[str, ...]:
-    """What the two sides say about single orders: the inventory can be asked for those of the ledger."""
-    found = [
-        f"order {row.order_id}: {row.quantity} of {row.sku} are on their way back, or back and not yet closed"
-        for row in await ledger.returns(FINDINGS_MAX)
-        if row.sale == sale.sale
-    ]
-    for order in [order for order in orders if not frees_stock(order.state)][:FINDINGS_MAX]:
-        one = order.reservation
-        held = await inventory.find(sale.sale, bucket_of(one.buyer, sale.buckets), one.buyer, one.order_id)
-        if held is None:
-            found.append(f"order {one.order_id}: {order.state} in the ledger, unknown to the inventory")
-        elif held != one:
-            found.append(f"order {one.order_id}: the ledger has {one}, the inventory {held}")
     return tuple(found[:FINDINGS_MAX])
 
 

@@ -9,8 +9,13 @@ import hashlib
 import re
 from functools import cache
 from importlib import resources
+from typing import ClassVar
 
-PREFIX = b"/s/"
+from springtide.sale import problems
+from springtide.sale.extension import Exchange
+from springtide.sale.glance import Request
+from springtide.sale.page import Page
+
 AGE_S = 60
 """How long a browser or a cache may keep the page: what changes is asked of the API."""
 
@@ -18,8 +23,24 @@ _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 
 
+class BuyerPage:
+    """`Extension` of the counter that serves the page."""
+
+    claim: ClassVar[bytes] = b"/s/"
+    for_buyers: ClassVar[bool] = False
+
+    def handle(self, exchange: Exchange, request: Request, page: Page, buyer: str, rest: bytes) -> None:  # noqa: ARG002 - the signature of every extension
+        """Answer with the document; it finds the sale's name in its own address."""
+        if rest.strip(b"/"):
+            exchange.refuse(problems.NOT_FOUND)
+        elif request.method not in {b"GET", b"HEAD"}:
+            exchange.refuse(problems.METHOD_NOT_ALLOWED, b"Allow: GET, HEAD\r\n")
+        else:
+            exchange.reply(b"HTTP/1.1 200 OK\r\n" + headers(), document())
+
+
 @cache
-def page() -> bytes:
+def document() -> bytes:
     """The document, UTF-8."""
     return resources.files("springtide.sale").joinpath("pages/buyer.html").read_bytes()
 
@@ -27,7 +48,7 @@ def page() -> bytes:
 @cache
 def headers() -> bytes:
     """The header lines that go with it, each ended."""
-    text = page().decode()
+    text = document().decode()
     policy = "; ".join(
         (
             "default-src 'none'",

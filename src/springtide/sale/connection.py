@@ -8,7 +8,7 @@ connection is closed.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import structlog
 from typing_extensions import override
@@ -37,6 +37,8 @@ LINGER_S = 1.0
 _NEVER = float("inf")
 _INTERIM = b"HTTP/1.1 1"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LENGTHS_MAX = 1024
+_LENGTHS: Final = tuple(b"Content-Length: %d\r\n" % size for size in range(_LENGTHS_MAX))
 _CLOSE = b"Connection: close\r\n"
 _KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
@@ -149,7 +151,15 @@ class HttpConnection(RequestReader, asyncio.Protocol):
     # --- what arrived ---------------------------------------------------------------------------------------
 
     def take(self, data: bytes) -> None:
-        """Look at what arrived in this tick."""
+        """Look at what arrived in this tick: mostly one plain request, while nothing else is under way."""
+        if self.state == BETWEEN and not self.no_more:
+            request = self.listener.glance(data)
+            if request is not None:
+                if self.busy or self._waiting or self._write_paused:
+                    self._enqueue(request)
+                else:
+                    self._begin(request)
+                return
         if not data:
             self._ended()
         elif not self.no_more:
@@ -184,7 +194,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
         elif not (self._closing or self.busy or self._waiting):
             # Not at once: an answer of this tick may still have to be written.
             self._closing = self.no_more = True
-            self.listener.send(self, b"", last=True)
+            self.listener.send(self, b"", True)  # noqa: FBT003  # as in `write`
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -212,33 +222,39 @@ class HttpConnection(RequestReader, asyncio.Protocol):
             listener.figures.disconnected += 1
             return
         request = self.request
-        close = request.close or ((listener.draining or self._eof) and not self._waiting)
-        connection = _CLOSE if close else _KEEP_ALIVE if request.persists else b""
+        waiting = self._waiting
+        close = request.close or ((listener.draining or self._eof) and not waiting)
+        size = len(body)
         listener.send(
             self,
-            b"%b%bContent-Length: %d\r\n%b%b\r\n%b"
-            % (
-                head,
-                listener.date_line,
-                len(body),
-                extra,
-                connection,
-                body if request.method != b"HEAD" else b"",
+            b"".join(
+                (
+                    head,
+                    listener.date_line,
+                    _LENGTHS[size] if size < _LENGTHS_MAX else b"Content-Length: %d\r\n" % size,
+                    extra,
+                    _CLOSE if close else _KEEP_ALIVE if request.persists else b"",
+                    b"\r\n",
+                    body if request.method != b"HEAD" else b"",
+                )
             ),
-            last=close,
+            close,
         )
         if close:
             self._closing = self.no_more = True
             self._linger = request.problem is not None or self.state != BETWEEN
-            self._waiting.clear()
+            waiting.clear()
             return
-        self.deadline_s = self._next_deadline_s()
-        if self._waiting:
+        if self.state == BETWEEN and not self._write_paused:
+            self.deadline_s = listener.now_s + IDLE_TIMEOUT_S
+        else:
+            self.deadline_s = self._next_deadline_s()
+        if waiting:
             self._pump()
         elif self._continue_due:
             self._write_continue()
 
-    def write(self, answer: bytes, *, last: bool) -> None:
+    def write(self, answer: bytes, last: bool) -> None:  # noqa: FBT001  # a call by name takes longer
         """Write what `reply` made, unless the client has gone meanwhile; after the last answer, close."""
         transport = self.transport
         if transport is None or transport.is_closing():
@@ -272,7 +288,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
     def _write_continue(self) -> None:
         self._continue_due = False
         if self.state == IN_BODY:
-            self.listener.send(self, _CONTINUE, last=False)
+            self.listener.send(self, _CONTINUE, False)  # noqa: FBT003  # as in `write`
 
     def _enqueue(self, request: Request) -> None:
         """Have it answered after those before it."""
@@ -311,7 +327,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
             return
         try:
             self.handle(request)
-        except Exception:  # noqa: BLE001 - one request's fault must not end the connection's or the server's work
+        except Exception:  # noqa: BLE001  # one request's fault must not end the connection's or the server's work
             self._failed()
 
     def _failed(self) -> None:

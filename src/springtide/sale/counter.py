@@ -1,38 +1,35 @@
 """The counter: the order path's HTTP front. Many replicas; none holds state that another would need.
 
-`POST /v1/sales/{sale}/orders` buys, `GET /v1/sales/{sale}` is the sale's page; `/healthz`, `/readyz` and
-`/metrics` are for those who run it.
+`POST /v1/sales/{sale}/orders` buys, `GET` of the same tells what became of it, `GET /v1/sales/{sale}` is the sale's
+page; `/healthz`, `/readyz` and `/metrics` are for those who run it. Extensions serve what else they claim.
 """
 
 import asyncio
 import contextlib
 import gc
 import zlib
-from collections.abc import Callable
-from typing import Annotated, Final
-
-import msgspec
-from typing_extensions import override
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from springtide.config import CounterSettings
-from springtide.model import (
-    IDEMPOTENCY_KEY,
-    IDENTIFIER,
-    QUANTITY_MAX,
-    ReserveRequest,
-    ReserveResult,
-    ReserveStatus,
-)
 from springtide.ports import Clock, Ids, Inventory
-from springtide.sale import metrics, problems
-from springtide.sale.admission import BuyerRates, CapacityQueue, RetrySpread
+from springtide.sale import metrics
+from springtide.sale.admission import CapacityQueue, Rates, RetrySpread
 from springtide.sale.batcher import ANSWER_GRACE_MS, Batcher
-from springtide.sale.connection import HttpConnection
-from springtide.sale.glance import Request
-from springtide.sale.hotcache import HotCache, Page
+from springtide.sale.buyer_connection import BuyerConnection
+from springtide.sale.extension import Extension, RoomDoor
+from springtide.sale.gauges import gauges
+from springtide.sale.holderset import HolderSets
+from springtide.sale.hotcache import HotCache
 from springtide.sale.listener import Listener
-from springtide.sale.problems import Problem
-from springtide.sale.tokens import TokenError, TokenKeys
+from springtide.sale.order_ids import OrderIds
+from springtide.sale.order_status import OrderStatus
+from springtide.sale.pooled_stock import PooledStock
+from springtide.sale.purchase import OrderBodies
+from springtide.sale.refusals import Refusals
+from springtide.sale.shedding import LoadMeter, WatchedReserver
+from springtide.sale.token_ring import RingKeeper
+from springtide.sale.tokens import TokenKeys
 
 SETTINGS_RATE = -1.0
 """Stands for the `rate_max` of the settings."""
@@ -45,64 +42,6 @@ RETRY_SPAN_S = 2.0
 """Those who are refused are spread over this time."""
 
 _GC_ALLOCATIONS = 50_000
-_JSON = b"Content-Type: application/json\r\n"
-_CREATED = b"HTTP/1.1 201 Created\r\n" + _JSON
-_OK = b"HTTP/1.1 200 OK\r\n" + _JSON
-_METRICS_OK = b"HTTP/1.1 200 OK\r\nContent-Type: " + metrics.CONTENT_TYPE + b"\r\n"
-_NO_STORE = b"Cache-Control: no-store\r\n"
-_CHALLENGE = b"WWW-Authenticate: Bearer\r\n"
-_ALLOW_POST = b"Allow: POST\r\n"
-_ALLOW_GET = b"Allow: GET, HEAD\r\n"
-_READING = (b"GET", b"HEAD")
-_SALES = b"/v1/sales/"
-_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
-_PAIRS: Final = tuple(first + second for first in _BASE36 for second in _BASE36)
-
-_REFUSALS: Final = {
-    ReserveStatus.KEY_REUSED: problems.KEY_REUSED,
-    ReserveStatus.SOLD_OUT: problems.SOLD_OUT,
-    ReserveStatus.LIMIT_REACHED: problems.LIMIT_REACHED,
-    ReserveStatus.UNKNOWN_SKU: problems.UNKNOWN_SKU,
-    ReserveStatus.NOT_OPEN: problems.NOT_OPEN,
-    ReserveStatus.CLOSED: problems.CLOSED,
-    ReserveStatus.PAUSED: problems.UNAVAILABLE,
-    ReserveStatus.LATE: problems.OVERLOADED,
-    ReserveStatus.STALE_EPOCH: problems.UNAVAILABLE,
-    ReserveStatus.JOURNAL_FULL: problems.OVERLOADED,
-}
-
-
-class OrderBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What a purchase asks for."""
-
-    sku: str
-    quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)] = 1
-
-
-_decode_order = msgspec.json.Decoder(OrderBody).decode
-
-
-class OrderIds:
-    """Order ids of one replica: a random prefix that no other replica has, and a count in base 36."""
-
-    __slots__ = ("_head", "_low", "_prefix", "_stem")
-
-    def __init__(self, ids: Ids) -> None:
-        """The prefix is drawn once, so that an order costs no randomness."""
-        self._prefix = ids.new("")
-        self._low = len(_PAIRS)
-        self._head = -1
-        self._stem = ""
-
-    def next(self) -> str:
-        """An id that has not been given out."""
-        low = self._low
-        if low == len(_PAIRS):
-            self._head += 1
-            self._stem = f"{self._prefix}-{_base36(self._head)}"
-            low = 0
-        self._low = low + 1
-        return self._stem + _PAIRS[low]
 
 
 class CounterServer:
@@ -114,26 +53,50 @@ class CounterServer:
         inventory: Inventory,
         clock: Clock,
         ids: Ids,
-        token_keys: TokenKeys,
+        token_keys: TokenKeys | bytes,
         replica_id: str,
         *,
         rate_max: float | None = SETTINGS_RATE,
+        extensions: Sequence[Extension] = (),
+        door: RoomDoor | None = None,
+        more_gauges: metrics.Gauges | None = None,
     ) -> None:
-        """`rate_max` (requests a second) overrides that of the settings; None is unthrottled."""
+        """`rate_max` (requests a second) overrides that of the settings; None is unthrottled.
+
+        `token_keys` may be the master key: then the keys are those of the inventory's ring. Without a `door` nobody can
+        buy in a sale with a waiting room. `more_gauges` are shown beside the counter's own; extensions are the caller's
+        to start and close.
+        """
         self.settings = settings
         self.clock = clock
-        self.keys = token_keys
+        self.ring: RingKeeper | None = None
+        if isinstance(token_keys, bytes):
+            self.ring = RingKeeper(inventory, clock, token_keys, self._use_keys)
+        else:
+            self.keys = token_keys
         self.replica_id = replica_id
+        self.door = door
+        self.path_extensions = tuple((one.claim, one) for one in extensions if one.claim.startswith(b"/"))
+        self.sale_extensions = {one.claim: one for one in extensions if not one.claim.startswith(b"/")}
         self.figures = metrics.Figures()
         self.order_ids = OrderIds(ids)
-        self.rates = BuyerRates(settings.buyer_rate_max, settings.buyer_burst_max)
+        self.bodies = OrderBodies()
+        self.rates = Rates(settings.buyer_rate_max, settings.buyer_burst_max)
+        self.addresses: Rates | None = None
+        if settings.address_rate_max:
+            self.addresses = Rates(settings.address_rate_max, settings.address_burst_max)
         self.retries = RetrySpread(zlib.crc32(replica_id.encode()) / 2**32)
         self.listener = Listener(clock, self.figures, settings.connections_max, settings.body_bytes_max)
         self.capacity: CapacityQueue | None = None
         rate = settings.rate_max if rate_max == SETTINGS_RATE else rate_max
         if rate is not None:
             self.capacity = CapacityQueue(clock, rate, settings.queue_wait_ms_max / 1000)
+        self.load = LoadMeter(replica_id, self.figures, self.capacity, rate or 0.0).read
+        self.patience_s = settings.purchase_timeout_ms / 1000
+        self.purchases_in_flight_max = settings.batch_max * settings.batches_in_flight_max
+        self.reserver = WatchedReserver(PooledStock(inventory, ids), clock)
         self._inventory = inventory
+        self._more_gauges = more_gauges or {}
         self._server: asyncio.Server | None = None
         self._page_extra = b"Cache-Control: public, max-age=%d, must-revalidate\r\n" % (
             settings.page_age_ms_max // 1000
@@ -142,12 +105,19 @@ class CounterServer:
     async def start(self, host: str, port: int) -> int:
         """Listen, on a free port when `port` is 0; the port. Raises OSError when the address is taken."""
         loop = asyncio.get_running_loop()
-        self.batcher = Batcher(self._inventory, self.clock, self.settings, self.figures)
-        self.pages = HotCache(self._inventory, self.clock, self.settings.page_age_ms_max / 1000)
-        self.metrics_page = metrics.MetricsPage(self.figures, self._gauges())
+        settings = self.settings
+        # The batcher asks nothing else of an inventory.
+        self.batcher = Batcher(cast("Inventory", self.reserver), self.clock, settings, self.figures)
+        self.pages = HotCache(self._inventory, self.clock, settings.page_age_ms_max / 1000)
+        self.holders = HolderSets(self._inventory, self.clock)
+        self.refusals = Refusals(self.pages, self.holders, self.clock, settings.batch_max)
+        self.orders = OrderStatus(self._inventory, self.clock, settings)
+        self.metrics_page = metrics.MetricsPage(self.figures, {**gauges(self), **self._more_gauges})
         self._server = await loop.create_server(lambda: BuyerConnection(self), host, port, backlog=BACKLOG)
         self.listener.start()
         self.pages.start()
+        if self.ring is not None:
+            self.ring.start()
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
@@ -167,7 +137,12 @@ class CounterServer:
         server, self._server = self._server, None
         server.close()
         await self.drain()
+        if self.ring is not None:
+            await self.ring.close()
+        await self.refusals.close()
         await self.pages.close()
+        await self.holders.close()
+        await self.orders.close()
         await self.batcher.close()
         self.listener.stop()
         await server.wait_closed()
@@ -186,252 +161,12 @@ class CounterServer:
         """A `Retry-After` header."""
         return b"Retry-After: %d\r\n" % self.retries.retry_after_s(at_least_s, span_s)
 
+    def _use_keys(self, keys: TokenKeys) -> None:
+        self.keys = keys
+
     def _answered_within_s(self) -> float:
         waits_ms = self.settings.purchase_timeout_ms + ANSWER_GRACE_MS + self.settings.queue_wait_ms_max
         return waits_ms / 1000 + 1.0
-
-    def _gauges(self) -> metrics.Gauges:
-        listener = self.listener
-        capacity = self.capacity
-        return {
-            "in_flight": ("Requests begun and not answered", lambda: listener.in_flight),
-            "connections": ("Open connections", lambda: len(listener.connections)),
-            "connections_max": ("Limit of open connections", lambda: listener.connections_max),
-            "queue_depth": (
-                "Requests that wait to be admitted",
-                lambda: capacity.depth if capacity is not None else 0,
-            ),
-            "queue_depth_max": (
-                "Limit of the admission queue, 0 when there is none",
-                lambda: capacity.depth_max if capacity is not None else 0,
-            ),
-            "batches_in_flight": ("Calls to the inventory under way", lambda: self.batcher.in_flight),
-            "purchases_waiting": ("Purchases that wait for a batch", lambda: self.batcher.waiting),
-            "sales_cached": ("Sales whose page is kept true", lambda: len(self.pages)),
-            "buyers_tracked": ("Buyers whose rate is remembered", lambda: len(self.rates)),
-            "draining": ("1 while the replica drains", lambda: int(listener.draining)),
-        }
-
-
-class BuyerConnection(HttpConnection):
-    """What the counter does with a request, and how it words the answers."""
-
-    __slots__ = ("_looked_up", "_page", "counter")
-
-    def __init__(self, counter: CounterServer) -> None:
-        """One for each connection."""
-        super().__init__(counter.listener)
-        self.counter = counter
-        self._looked_up = False
-        self._page: Page | None = None
-
-    @override
-    def handle(self, request: Request) -> None:
-        """Let it wait for its turn, unless it comes from those who run the service."""
-        self._looked_up = False
-        capacity = self.counter.capacity
-        if request.url.startswith(b"http"):
-            request.url = _origin_form(request.url)
-        if capacity is None or request.url in _OPERATORS:
-            self._serve(request)
-            return
-        turn = capacity.enter(self, self.started_s)
-        if turn:
-            self._serve(request)
-        elif turn is False:
-            self.refuse(problems.NOT_ADMITTED, self.counter.retry_after())
-
-    def admitted(self) -> None:
-        """The turn has come."""
-        self.proceed(self._serve)
-
-    @override
-    def lost(self) -> None:
-        """Leave the queue; a purchase under way goes on, and its answer is dropped."""
-        capacity = self.counter.capacity
-        if capacity is not None and self.busy and capacity.leave(self):
-            self.busy = False
-            self.listener.finished()
-            self.listener.figures.disconnected += 1
-
-    def _serve(self, request: Request) -> None:
-        url = request.url
-        if b"?" in url:
-            url = url.partition(b"?")[0]
-        if url.startswith(_SALES):
-            parts = url.split(b"/")
-            if len(parts) == 5 and parts[4] == b"orders":  # noqa: PLR2004 - "", v1, sales, the sale, orders
-                if request.method == b"POST":
-                    self._purchase(request, parts[3])
-                else:
-                    self.refuse(problems.METHOD_NOT_ALLOWED, _ALLOW_POST)
-                return
-            if len(parts) == 4:  # noqa: PLR2004 - "", v1, sales, the sale
-                if request.method in _READING:
-                    self._show(parts[3])
-                else:
-                    self.refuse(problems.METHOD_NOT_ALLOWED, _ALLOW_GET)
-                return
-        self._operate(request, url)
-
-    # --- buying ---------------------------------------------------------------------------------------------
-
-    def _purchase(self, request: Request, sale: bytes) -> None:
-        counter = self.counter
-        authorization = request.authorization
-        if authorization is None or authorization[:7].lower() != b"bearer ":
-            self.refuse(problems.UNAUTHORIZED, _CHALLENGE)
-            return
-        now_ms = self.listener.now_ms
-        try:
-            buyer = counter.keys.verify(authorization[7:], sale, now_ms / 1000)
-        except TokenError as error:
-            self._refuse_saying(problems.UNAUTHORIZED, str(error), _CHALLENGE)
-            return
-        page = counter.pages.get(sale)
-        if page is None:
-            self._look_up(sale)
-            return
-        wait_s = counter.rates.wait_s(buyer, self.started_s)
-        if wait_s:
-            self.refuse(problems.RATE_LIMITED, counter.retry_after(wait_s, 0.0))
-            return
-        order = self._order(request, buyer, page, now_ms)
-        if order is None:
-            return
-        page.used_s = self.started_s
-        self._page = page
-        bucket = zlib.crc32(buyer.encode()) % page.buckets if page.buckets > 1 else 0
-        if not counter.batcher.add(page.sale, bucket, order, self, page.skew_ms):
-            self.refuse(problems.OVERLOADED, counter.retry_after())
-
-    def _order(self, request: Request, buyer: str, page: Page, now_ms: int) -> ReserveRequest | None:
-        """The purchase as the inventory takes it; None when the request has been refused."""
-        key = request.key
-        text = key.decode("latin-1") if key is not None else ""
-        if not IDEMPOTENCY_KEY.fullmatch(text):
-            self.refuse(problems.BAD_KEY)
-            return None
-        try:
-            body = _decode_order(request.body)
-        except msgspec.DecodeError as error:
-            self._refuse_saying(problems.BAD_BODY, f"{problems.BAD_BODY.detail} {error}.")
-            return None
-        if body.sku not in page.skus and not IDENTIFIER.fullmatch(body.sku):
-            self._refuse_saying(problems.BAD_BODY, "A SKU is 1 to 64 letters, digits, '-' or '_'.")
-            return None
-        return ReserveRequest(
-            buyer,
-            text,
-            body.sku,
-            body.quantity,
-            self.counter.order_ids.next(),
-            page.epoch,
-            now_ms + page.skew_ms + self.counter.settings.purchase_timeout_ms,
-        )
-
-    def purchased(self, request: ReserveRequest, result: ReserveResult, now_s: float) -> None:
-        """The inventory has decided."""
-        figures = self.listener.figures
-        figures.latency(now_s - self.started_s)
-        status = result.status
-        if status is ReserveStatus.RESERVED:
-            figures.successes[metrics.RESERVED] += 1
-            self.reply(_CREATED, self._order_body(request, result, "reserved"))
-        elif status is ReserveStatus.REPEATED:
-            figures.successes[metrics.REPEATED] += 1
-            self.reply(_OK, self._order_body(request, result, "reserved" if result.live else "ended"))
-        else:
-            self._refuse_purchase(result)
-
-    def _order_body(self, request: ReserveRequest, result: ReserveResult, status: str) -> bytes:
-        # Every text in it is an identifier, so nothing needs escaping.
-        sale = self._page.sale if self._page is not None else ""
-        return (
-            f'{{"order_id":"{result.order_id}","sale":"{sale}","sku":"{request.sku}",'
-            f'"quantity":{request.quantity},"status":"{status}","pay_by_ms":{result.pay_by_ms}}}'
-        ).encode()
-
-    def _refuse_purchase(self, result: ReserveResult) -> None:
-        counter = self.counter
-        status = result.status
-        problem = _REFUSALS[status]
-        body = b""
-        extra = b""
-        if status is ReserveStatus.LIMIT_REACHED:
-            body = problem.body_of(problem.detail, result.order_id)
-        elif status is ReserveStatus.NOT_OPEN and self._page is not None:
-            opens_in_ms = self._page.opens_ms - counter.clock.now_ms() - self._page.skew_ms
-            extra = counter.retry_after(opens_in_ms / 1000, 0.0)
-        elif status is ReserveStatus.STALE_EPOCH and self._page is not None:
-            counter.pages.look_up(self._page.sale.encode(), _nobody)
-        if problem.status == 503:  # noqa: PLR2004 - Service Unavailable
-            extra = counter.retry_after()
-        self.refuse(problem, extra, body)
-
-    def refused(self, problem: Problem) -> None:
-        """There is no decision."""
-        self.refuse(problem, self.counter.retry_after())
-
-    # --- the page -------------------------------------------------------------------------------------------
-
-    def _show(self, sale: bytes) -> None:
-        counter = self.counter
-        page = counter.pages.get(sale)
-        if page is None:
-            self._look_up(sale)
-            return
-        age_s = counter.clock.monotonic_s() - page.asked_s
-        if age_s > counter.pages.age_s_max:
-            self._look_up(sale)
-            return
-        page.used_s = self.started_s
-        self.listener.figures.successes[metrics.PAGE] += 1
-        self.reply(_OK, page.body, counter.page_extra(age_s))
-
-    def _look_up(self, sale: bytes) -> None:
-        """Ask for the sale, once, and serve the request again; not for what is known to be unknown."""
-        pages = self.counter.pages
-        if pages.known_unknown(sale, self.started_s):
-            self.refuse(problems.UNKNOWN_SALE)
-        elif self._looked_up:
-            unknown = pages.known_unknown(sale, self.counter.clock.monotonic_s())
-            if unknown:
-                self.refuse(problems.UNKNOWN_SALE)
-            else:
-                self.refuse(problems.UNAVAILABLE, self.counter.retry_after())
-        else:
-            self._looked_up = True
-            if not pages.look_up(sale, self.admitted):
-                self.refuse(problems.OVERLOADED, self.counter.retry_after())
-
-    # --- for those who run it -------------------------------------------------------------------------------
-
-    def _operate(self, request: Request, url: bytes) -> None:
-        if url not in _OPERATORS:
-            self.refuse(problems.NOT_FOUND)
-            return
-        if request.method not in _READING:
-            self.refuse(problems.METHOD_NOT_ALLOWED, _ALLOW_GET)
-            return
-        successes = self.listener.figures.successes
-        if url == b"/metrics":
-            successes[metrics.METRICS] += 1
-            self.reply(_METRICS_OK, self.counter.metrics_page.text(), _NO_STORE)
-        elif url == b"/healthz":
-            successes[metrics.HEALTHZ] += 1
-            self.reply(_OK, b'{"status":"alive"}', _NO_STORE)
-        elif self.counter.ready:
-            successes[metrics.READYZ] += 1
-            self.reply(_OK, b'{"status":"ready"}', _NO_STORE)
-        else:
-            self.refuse(problems.NOT_READY, _NO_STORE + self.counter.retry_after())
-
-    def _refuse_saying(self, problem: Problem, detail: str, extra: bytes = b"") -> None:
-        self.refuse(problem, extra, problem.body_of(detail))
-
-
-_OPERATORS: Final = frozenset((b"/healthz", b"/readyz", b"/metrics"))
 
 
 def tune_interpreter() -> None:
@@ -451,24 +186,3 @@ def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _origin_form(url: bytes) -> bytes:
-    """`/path` of `http://host/path`, which a server has to accept too (RFC 9112, 3.2.2)."""
-    scheme, separator, rest = url.partition(b"://")
-    if not separator or scheme.lower() not in (b"http", b"https"):
-        return url
-    _, slash, path = rest.partition(b"/")
-    return slash + path or b"/"
-
-
-def _base36(number: int) -> str:
-    letters = ""
-    while number:
-        number, digit = divmod(number, 36)
-        letters = _BASE36[digit] + letters
-    return letters
-
-
-def _nobody() -> None:
-    """Nobody waits."""

@@ -1,39 +1,64 @@
-"""A request as the counter sees it, and the short way to one: the usual case, parsed at C speed."""
+"""A request as the counter sees it, and the short way to one: the usual case, line by line at C speed."""
 
-from functools import partial
-from types import SimpleNamespace
+from typing import Final, TypeVar
 
-import httptools
 import msgspec
 
 from springtide.sale.problems import Problem
 
-_PLAIN = frozenset(
-    spelling
-    for name in (
-        b"Accept",
-        b"Accept-Encoding",
-        b"Accept-Language",
-        b"Authorization",
-        b"Content-Length",
-        b"Content-Type",
-        b"Host",
-        b"Idempotency-Key",
-        b"User-Agent",
-        b"X-Envoy-Expected-Rq-Timeout-Ms",
-        b"X-Forwarded-For",
-        b"X-Forwarded-Proto",
-        b"X-Request-Id",
+GLANCE_BYTES_MAX = 4096
+"""Requests up to this size are glanced at."""
+
+LINES_MAX = 1024
+"""Lines, and request lines, that are remembered to be harmless; then they are learnt anew."""
+
+LINE_BYTES_MAX = 256
+"""Longer lines are not remembered."""
+
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_TOKEN = _LETTERS + b"!#$%&'*+-.^_`|~"
+"""What a header's name may consist of (RFC 9110, 5.6.2)."""
+
+_TARGET = _LETTERS + b"/-._~!$&'()*+,;=:@%?"
+"""What a path with a query may consist of (RFC 3986, 3.3 and 3.4)."""
+
+_VALUE = bytes(range(0x20, 0x7F))
+"""What a header's value consists of here; what else RFC 9110 (5.5) permits is for the full parser."""
+
+_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST"))
+_VERSION = b" HTTP/1.1"
+
+_AUTHORIZATION, _KEY, _FORWARDED, _PASS, _SENT = range(5)
+_FIELDS: Final = {
+    spelling: field
+    for field, name in enumerate(
+        (b"Authorization", b"Idempotency-Key", b"X-Forwarded-For", b"Room-Pass", b"Purchase-Sent-Ms")
     )
     for spelling in (name, name.lower())
-)
-"""Headers, in the two usual spellings, that do not change how a message is read."""
-
-_SPECIAL = frozenset(
+}
+_STEADY: Final = frozenset(
     (
-        *(name.lower() for name in _PLAIN),
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"content-type",
+        b"origin",
+        b"user-agent",
+        b"x-envoy-expected-rq-timeout-ms",
+        b"x-forwarded-proto",
+    )
+)
+"""Headers, in lower case, that are of no interest, and come with the same values again and again."""
+
+_FRAMING: Final = frozenset(
+    (
+        *(name.lower() for name in _FIELDS),
         b"connection",
+        b"content-length",
         b"expect",
+        b"host",
+        b"keep-alive",
         b"proxy-connection",
         b"te",
         b"trailer",
@@ -41,15 +66,24 @@ _SPECIAL = frozenset(
         b"upgrade",
     )
 )
-"""Headers, in lower case, that must not be met in any other spelling, or at all: they are for the full
-parser."""
+"""Headers, in lower case, that say how a message is read, or that are read themselves."""
 
-_BODILESS = frozenset((b"GET", b"HEAD"))
-_ONE_WHOLE = ["begin", "end"]
+# What the lines of a head say is added up: how many Host and Content-Length lines there are, and the length. A glance
+# takes too few bytes for a thousand of either, so the sums cannot run into one another.
+_HOST = 1
+_HAS_LENGTH = 1 << 10
+_LENGTH_SHIFT = 20
+_WITH_BODY = _HOST + _HAS_LENGTH
+_LENGTH_DIGITS_MAX = 9
+_PERSISTS: Final = (b"connection", b"keep-alive")
+_Said = TypeVar("_Said", int, tuple[bytes, bytes])
 
 
 class Request(msgspec.Struct, gc=False):
-    """A whole request, or what made it unreadable. `persists`: HTTP/1.0 that asked to be kept alive."""
+    """A whole request, or what made it unreadable. `persists`: HTTP/1.0 that asked to be kept alive.
+
+    `forwarded`, `room_pass` and `sent_ms` are X-Forwarded-For, Room-Pass and Purchase-Sent-Ms as they came.
+    """
 
     method: bytes
     url: bytes
@@ -59,6 +93,9 @@ class Request(msgspec.Struct, gc=False):
     close: bool
     persists: bool = False
     problem: Problem | None = None
+    forwarded: bytes | None = None
+    room_pass: bytes | None = None
+    sent_ms: bytes | None = None
 
 
 def unreadable(problem: Problem) -> Request:
@@ -67,60 +104,106 @@ def unreadable(problem: Problem) -> Request:
 
 
 class Glance:
-    """A parser for the usual case: one whole plain request, and no Python run while it parses.
+    """Reads the usual case: one whole plain request. It keeps nothing of it, so one serves all connections.
 
-    Its callbacks are methods of containers. It vouches only for what it has seen completely: one begin and
-    one end, each line of the head a header of a different name, none that changes how the message is read.
-    Anything else is None: the full parser then starts anew on the same bytes, and this object has to be
-    thrown away.
+    It takes only what the full parser is known to read the same way: HTTP/1.1, each line of the head in its plainest
+    form (`Name: value` of visible ASCII), exactly one Host, no header that changes how the message is read, and a body
+    of exactly the length stated once. Anything else is None, and for the full parser. Most lines of a head are the same
+    from one request to the next: those are looked up whole.
     """
 
-    __slots__ = ("_bodies", "_feed", "_headers", "_marks", "_parser", "_urls")
+    __slots__ = ("_body_bytes_max", "_lines", "_starts")
 
-    def __init__(self) -> None:
-        """Nothing has been parsed."""
-        self._urls: list[bytes] = []
-        self._headers: dict[bytes, bytes] = {}
-        self._bodies: list[bytes] = []
-        self._marks: list[str] = []
-        callbacks = SimpleNamespace(
-            on_message_begin=partial(self._marks.append, "begin"),
-            on_url=self._urls.append,
-            on_header=self._headers.setdefault,
-            on_body=self._bodies.append,
-            on_message_complete=partial(self._marks.append, "end"),
-        )
-        self._parser = httptools.HttpRequestParser(callbacks)
-        self._feed = self._parser.feed_data
+    def __init__(self, body_bytes_max: int) -> None:
+        """A body may have this many bytes."""
+        self._body_bytes_max = body_bytes_max
+        self._lines: dict[bytes, int] = {}
+        self._starts: dict[bytes, tuple[bytes, bytes]] = {}
 
-    def whole(self, data: bytes, body_bytes_max: int) -> Request | None:
+    def __len__(self) -> int:
+        """Lines remembered; at most LINES_MAX of each of the two kinds."""
+        return len(self._lines) + len(self._starts)
+
+    def whole(self, data: bytes) -> Request | None:  # noqa: C901, PLR0911, PLR0912  # calls would cost more than it does
         """The request that `data` is, no byte less or more; or None."""
-        headers = self._headers
-        try:
-            self._feed(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        lines = data.split(b"\r\n")
+        if len(lines) < 4 or len(data) > GLANCE_BYTES_MAX:  # noqa: PLR2004  # start, one header, end of them, body
             return None
-        if self._marks != _ONE_WHOLE or data.count(b"\r\n") != len(headers) + 2:
+        body = lines.pop()
+        start = lines.pop(0)
+        begun = self._starts.get(start) or self._learn_start(start)
+        if begun is None or lines.pop():
             return None
-        if not _PLAIN.issuperset(headers) and any(name.lower() in _SPECIAL for name in headers.keys() - _PLAIN):
+        known = self._lines
+        authorization = key = more = None
+        said = 0
+        for line in lines:
+            if line in known:
+                said += known[line]
+                continue
+            name, _, value = line.partition(b": ")
+            field = _FIELDS.get(name)
+            if field is None:
+                adds = self._learn(line, name, value)
+                if adds is None:
+                    return None
+                said += adds
+            elif not value or value.translate(None, _VALUE) or value.strip() != value:
+                return None
+            elif field == _AUTHORIZATION and authorization is None:
+                authorization = value
+            elif field == _KEY and key is None:
+                key = value
+            else:
+                more = more or {}
+                if field < _FORWARDED or field in more:
+                    return None
+                more[field] = value
+        method, url = begun
+        if said == (len(body) << _LENGTH_SHIFT) + _WITH_BODY:
+            if len(body) > self._body_bytes_max:
+                return None
+        elif said != _HOST or body or method == b"POST":
             return None
-        bodies = self._bodies
-        body = bodies[0] if bodies else b""
-        parser = self._parser
-        method = parser.get_method()
-        if len(body) > body_bytes_max or not (bodies or method in _BODILESS) or not parser.should_keep_alive():
-            return None
-        get = headers.get
-        host, host_lower = get(b"Host"), get(b"host")
-        authorization, authorization_lower = get(b"Authorization"), get(b"authorization")
-        key, key_lower = get(b"Idempotency-Key"), get(b"idempotency-key")
-        if (host is None) is (host_lower is None) or (authorization and authorization_lower) or (key and key_lower):
-            return None
-        request = Request(
-            method, self._urls[0], authorization or authorization_lower, key or key_lower, body, close=False
-        )
-        self._urls.clear()
-        headers.clear()
-        bodies.clear()
-        self._marks.clear()
+        request = Request(method, url, authorization, key, body, False)  # noqa: FBT003  # by name it takes longer
+        if more is not None:
+            request.forwarded, request.room_pass, request.sent_ms = map(more.get, (_FORWARDED, _PASS, _SENT))
         return request
+
+    def _learn_start(self, line: bytes) -> tuple[bytes, bytes] | None:
+        """Method and target of a request line in its plainest form."""
+        method, _, rest = line.partition(b" ")
+        target = rest.removesuffix(_VERSION)
+        if method not in _METHODS or target == rest or target[:1] != b"/" or target.translate(None, _TARGET):
+            return None
+        begun = (method, target)
+        _remember(self._starts, line, begun)
+        return begun
+
+    def _learn(self, line: bytes, name: bytes, value: bytes) -> int | None:
+        """What a line adds to what the head says; None when only the full parser can tell."""
+        if not (name and value) or name.translate(None, _TOKEN):
+            return None
+        if value.translate(None, _VALUE) or value.strip() != value:
+            return None
+        lower = name.lower()
+        adds = 0
+        if lower == b"host":
+            adds = _HOST
+        elif lower == b"content-length":
+            if not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
+                return None
+            adds = _HAS_LENGTH + (int(value) << _LENGTH_SHIFT)
+        elif lower in _FRAMING and (lower, value) != _PERSISTS:
+            return None
+        elif lower not in _STEADY:
+            return adds
+        _remember(self._lines, line, adds)
+        return adds
+
+
+def _remember(lines: dict[bytes, _Said], line: bytes, said: _Said) -> None:
+    if len(line) <= LINE_BYTES_MAX:
+        if len(lines) >= LINES_MAX:
+            lines.clear()
+        lines[line] = said

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from springtide.errors import InventoryError
-from springtide.model import IDENTIFIER, SaleView
+from springtide.model import IDENTIFIER
 from springtide.ports import Clock, Inventory
+from springtide.sale.page import Page
 
 SALES_MAX = 256
 """Sales kept true at the same time; beyond, the one asked for least recently is forgotten."""
@@ -34,60 +34,6 @@ _RETRY_S = 0.05
 _log = structlog.get_logger(__name__)
 
 
-class Page:
-    """A sale as it was at one moment. `asked_s` is before the question, so no age is understated."""
-
-    __slots__ = ("asked_s", "body", "buckets", "epoch", "opens_ms", "sale", "skew_ms", "skus", "used_s")
-
-    def __init__(self, view: SaleView, asked_s: float, skew_ms: int) -> None:
-        """`skew_ms` is how far the engine's clock is ahead of ours."""
-        sale = view.sale
-        self.sale = sale.sale
-        self.skus = frozenset(sku.sku for sku in sale.skus)
-        self.buckets = sale.buckets
-        self.epoch = sale.epoch
-        self.opens_ms = sale.opens_ms
-        self.skew_ms = skew_ms
-        self.asked_s = asked_s
-        self.used_s = asked_s
-        self.body = page_body(view)
-
-
-def page_state(view: SaleView) -> str:
-    """`upcoming`, `open`, `closed` or `paused` (only while it would be open), by the engine's clock."""
-    if view.at_ms < view.sale.opens_ms:
-        return "upcoming"
-    if view.at_ms >= view.sale.closes_ms:
-        return "closed"
-    return "paused" if view.paused else "open"
-
-
-def page_body(view: SaleView) -> bytes:
-    """The page as JSON."""
-    sale = view.sale
-    return msgspec.json.encode(
-        {
-            "sale": sale.sale,
-            "title": sale.title,
-            "state": page_state(view),
-            "opens_ms": sale.opens_ms,
-            "closes_ms": sale.closes_ms,
-            "now_ms": view.at_ms,
-            "hold_ms": sale.hold_ms,
-            "skus": [
-                {
-                    "sku": sku.sku,
-                    "title": sku.title,
-                    "price_fen": sku.price_fen,
-                    "per_buyer_max": sku.per_buyer_max,
-                    "stock": view.stock.get(sku.sku, 0),
-                }
-                for sku in sale.skus
-            ],
-        }
-    )
-
-
 class HotCache:
     """One page and one refreshing task for each known sale."""
 
@@ -101,6 +47,8 @@ class HotCache:
         self._lookups: dict[bytes, asyncio.Task[None]] = {}
         self._waiters: dict[bytes, list[Callable[[], None]]] = {}
         self._unknown: dict[bytes, float] = {}
+        self._questions: dict[bytes, asyncio.Task[bool]] = {}
+        self._number = 0
         self._probe: asyncio.Task[None] | None = None
         self.age_s_max = age_s_max
         self.answered_s = float("-inf")
@@ -136,9 +84,47 @@ class HotCache:
         waiters.append(ready)
         return True
 
+    async def renew(self, sale: bytes) -> Page | None:
+        """The sale as it is after this call began; None when there is none. One question at a time for each sale.
+
+        Raises InventoryError or TimeoutError.
+        """
+        asked_before = self._number
+        while (under_way := self._questions.get(sale)) is not None:
+            await asyncio.wait((under_way,))
+            page = self._pages.get(sale)
+            if page is not None and page.number > asked_before:
+                return page
+        question = asyncio.get_running_loop().create_task(self._refresh(sale))
+        self._questions[sale] = question
+        question.add_done_callback(lambda question: self._answered(sale, question))
+        await asyncio.shield(question)
+        return self._pages.get(sale)
+
+    def _answered(self, sale: bytes, question: asyncio.Task[bool]) -> None:
+        del self._questions[sale]
+        if not question.cancelled():
+            question.exception()  # taken here, because who asked may have been cancelled meanwhile
+
+    @property
+    def questions(self) -> int:
+        """Questions to the inventory under way."""
+        return len(self._questions)
+
+    @property
+    def lookups(self) -> int:
+        """Look-ups under way for requests that wait."""
+        return len(self._lookups)
+
+    @property
+    def sold_out_flags(self) -> int:
+        """SKUs, over all sales, of which no unit was seen last."""
+        return sum(len(page.dry) for page in self._pages.values())
+
     async def close(self) -> None:
         """End all tasks; who waits for a look-up is called."""
-        tasks = [*self._refreshers.values(), *self._lookups.values()]
+        tasks: list[asyncio.Task[None] | asyncio.Task[bool]] = [*self._refreshers.values(), *self._lookups.values()]
+        tasks += self._questions.values()
         if self._probe is not None:
             tasks.append(self._probe)
         for task in tasks:
@@ -148,7 +134,7 @@ class HotCache:
     async def _look_up(self, sale: bytes) -> None:
         try:
             with contextlib.suppress(InventoryError, TimeoutError):
-                await self._refresh(sale)
+                await self.renew(sale)
         except Exception:  # noqa: BLE001 - those who wait are told whatever happened
             _log.exception("sale_look_up_failed", sale=sale.decode("latin-1"))
         finally:
@@ -159,6 +145,8 @@ class HotCache:
     async def _refresh(self, sale: bytes) -> bool:
         """Ask once. False when there is no such sale."""
         name = sale.decode("latin-1")
+        self._number += 1
+        number = self._number
         asked_ms = self._clock.now_ms()
         asked_s = self._clock.monotonic_s()
         view = None
@@ -172,12 +160,10 @@ class HotCache:
             return False
         # The engine read its clock between our two readings: half the way is the best guess at its moment.
         skew_ms = view.at_ms - (asked_ms + self._clock.now_ms()) // 2
-        page = Page(view, asked_s, skew_ms)
+        page = Page(view, asked_s, skew_ms, number)
         before = self._pages.get(sale)
         if before is not None:
-            if before.asked_s > asked_s:
-                return True
-            page.used_s = before.used_s
+            page.follow(before)
         self._pages[sale] = page
         self._unknown.pop(sale, None)
         self._keep_true(sale)
@@ -216,7 +202,7 @@ class HotCache:
     async def _refreshed(self, sale: bytes) -> bool:
         """Refresh; after a failure the page stays, and grows old, until the inventory answers again."""
         try:
-            return await self._refresh(sale)
+            return await self.renew(sale) is not None
         except (InventoryError, TimeoutError):
             await self._clock.sleep(_RETRY_S)
         except Exception:  # noqa: BLE001 - a fault in one answer must not end the refreshing

@@ -12,6 +12,7 @@ from typing import Protocol
 import structlog
 
 from springtide.ports import Clock, Timer
+from springtide.sale.glance import Glance
 from springtide.sale.metrics import Figures
 
 SWEEP_S = 0.25
@@ -24,11 +25,12 @@ class Connection(Protocol):
     """What the listener does with a connection."""
 
     deadline_s: float
+    transport: asyncio.Transport | None
 
     def take(self, data: bytes) -> None:
         """These bytes have arrived; none stand for the end."""
 
-    def write(self, answer: bytes, *, last: bool) -> None:
+    def write(self, answer: bytes, last: bool) -> None:  # noqa: FBT001  # a call by name takes longer
         """Write this now, and close after the last."""
 
     def expire(self) -> None:
@@ -54,6 +56,7 @@ class Listener:
         "date_line",
         "draining",
         "figures",
+        "glance",
         "in_flight",
         "now_ms",
         "now_s",
@@ -65,6 +68,7 @@ class Listener:
         self.figures = figures
         self.connections_max = connections_max
         self.body_bytes_max = body_bytes_max
+        self.glance = Glance(body_bytes_max).whole
         self.connections: set[Connection] = set()
         self.in_flight = 0
         self.draining = False
@@ -111,18 +115,23 @@ class Listener:
                 _log.exception("connection_failed")
                 connection.cut()
 
-    def send(self, connection: Connection, answer: bytes, *, last: bool) -> None:
+    def send(self, connection: Connection, answer: bytes, last: bool) -> None:  # noqa: FBT001  # as `Connection.write`
         """Have the answer written at the end of this tick, in the order of the calls."""
-        if not self._outgoing:
+        outgoing = self._outgoing
+        if not outgoing:
             self._loop.call_soon(self._write)
-        self._outgoing.append((connection, answer, last))
+        outgoing.append((connection, answer, last))
 
     def _write(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
         for connection, answer, last in outgoing:
+            transport = connection.transport
             try:
-                connection.write(answer, last=last)
-            except Exception:  # noqa: BLE001 - as above
+                if last or transport is None or transport.is_closing():
+                    connection.write(answer, last)
+                else:
+                    transport.write(answer)
+            except Exception:  # noqa: BLE001  # as above
                 _log.exception("connection_failed")
                 connection.cut()
 

@@ -13,10 +13,15 @@ from springtide.sale.problems import PROBLEMS
 LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-SUCCESSES = ("reserved", "repeated", "page", "healthz", "readyz", "metrics")
+SUCCESSES = ("reserved", "repeated", "page", "healthz", "readyz", "metrics", "orders", "undecided")
 """What a success can be, in the order of `Figures.successes`."""
 
-RESERVED, REPEATED, PAGE, HEALTHZ, READYZ, METRICS = range(len(SUCCESSES))
+RESERVED, REPEATED, PAGE, HEALTHZ, READYZ, METRICS, ORDERS, UNDECIDED = range(len(SUCCESSES))
+
+SHEDS = ("capacity", "buyer_rate", "address_rate", "no_pass", "backlog", "slow_inventory", "late", "lookups")
+"""Why a request was shed, in the order of `Figures.sheds`."""
+
+CAPACITY, BUYER_RATE, ADDRESS_RATE, NO_PASS, BACKLOG, SLOW_INVENTORY, LATE, LOOKUPS = range(len(SHEDS))
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 
 
@@ -28,9 +33,11 @@ class Figures:
         "batched",
         "connections_refused",
         "disconnected",
+        "from_memory",
         "latencies",
         "latency_sum_s",
         "problems",
+        "sheds",
         "successes",
     )
 
@@ -38,12 +45,14 @@ class Figures:
         """Start at nought."""
         self.successes = [0] * len(SUCCESSES)
         self.problems = [0] * len(PROBLEMS)
+        self.sheds = [0] * len(SHEDS)
         self.latencies = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self.latency_sum_s = 0.0
         self.batch_sizes = [0] * (len(BATCH_BOUNDS) + 1)
         self.batched = 0
         self.connections_refused = 0
         self.disconnected = 0
+        self.from_memory = 0
 
     def latency(self, seconds: float) -> None:
         """A purchase was answered this long after its request had arrived whole."""
@@ -68,6 +77,7 @@ class _FiguresCollector(Collector):
     @override
     def collect(self) -> Iterable[Metric]:
         yield self._requests()
+        yield self._sheds()
         yield self._latency()
         yield self._batches()
         figures = self._figures
@@ -81,6 +91,11 @@ class _FiguresCollector(Collector):
             "Requests whose connection was gone before their answer",
             value=figures.disconnected,
         )
+        yield CounterMetricFamily(
+            "springtide_counter_refused_from_memory",
+            "Purchases refused without a call to the inventory of their own",
+            value=figures.from_memory,
+        )
         for name, (text, read) in self._gauges.items():
             yield GaugeMetricFamily(f"springtide_counter_{name}", text, value=read())
 
@@ -90,6 +105,12 @@ class _FiguresCollector(Collector):
             family.add_metric([name], count)
         for problem, count in zip(PROBLEMS, self._figures.problems, strict=True):
             family.add_metric([problem.code], count)
+        return family
+
+    def _sheds(self) -> Metric:
+        family = CounterMetricFamily("springtide_counter_shed", "Requests refused for a limit", labels=["reason"])
+        for name, count in zip(SHEDS, self._figures.sheds, strict=True):
+            family.add_metric([name], count)
         return family
 
     def _latency(self) -> Metric:

@@ -1,10 +1,12 @@
 """The life of an order as a table, and where a buyer's orders are kept. Pure: values in, values out."""
 
-import zlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from springtide.decide.buckets import bucket_of, home_of
 from springtide.model import OrderState, PaymentOutcome
+
+__all__ = ["MAY_FOLLOW", "after_payment", "bucket_of", "entry_place", "frees_stock", "home_of", "may"]
 
 MAY_FOLLOW: Mapping[OrderState, frozenset[OrderState]] = MappingProxyType(
     {
@@ -40,16 +42,6 @@ def frees_stock(state: OrderState) -> bool:
     return state in {OrderState.CANCELLED, OrderState.EXPIRED}
 
 
-def bucket_of(buyer: str, buckets: int) -> int:
-    """The bucket that holds everything of this buyer: the same in every process, for the life of the sale."""
-    return zlib.crc32(buyer.encode()) % buckets
-
-
 def entry_place(entry_id: str) -> tuple[int, ...]:
     """Where an entry stands in its journal: ids are milliseconds and a sequence number, joined by '-'."""
     return tuple(int(part) for part in entry_id.split("-"))
-
-
-def home_of(sku: str, buckets: int) -> int:
-    """The bucket in which all units of a SKU lie while it is not spread."""
-    return zlib.crc32(sku.encode()) % buckets

@@ -6,14 +6,18 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
+import structlog
 
 from springtide.errors import InventoryError, LedgerUnavailable, SpringtideError
 from springtide.model import OrderState, Payment, PaymentOutcome, Sale
 from springtide.ports import Clock, Inventory, Ledger
 from springtide.sale.backoff import Backoff
 from springtide.sale.orders import bucket_of
+from springtide.sale.returns import PumpLimits, StockPump
 
 _T = TypeVar("_T")
+
+_log = structlog.get_logger(__name__)
 
 
 class PaymentLimits(msgspec.Struct, frozen=True):
@@ -23,7 +27,7 @@ class PaymentLimits(msgspec.Struct, frozen=True):
     waits that long after a start and after an outage, in which payments could not be received; and it waits
     while the journals hold more than `lag_max` entries. `batch_max` bounds each call of expiry and return,
     `in_flight_max` the returns on their way to the inventory at once, `attempts_max` the tries of one payment
-    when the ledger is away.
+    when the ledger is away. The inventory has `settle_s` to take note of a payment.
     """
 
     grace_ms: int = 2000
@@ -31,6 +35,7 @@ class PaymentLimits(msgspec.Struct, frozen=True):
     batch_max: int = 500
     in_flight_max: int = 64
     attempts_max: int = 3
+    settle_s: float = 1.0
     expire_every_s: float = 0.5
     return_every_s: float = 0.2
     retry_first_s: float = 0.05
@@ -38,7 +43,11 @@ class PaymentLimits(msgspec.Struct, frozen=True):
 
 
 class PaymentFigures(msgspec.Struct, frozen=True):
-    """Counts since the start; `holding` says why expiry waits, and is empty while it works."""
+    """Counts since the start; `holding` says why expiry waits, and is empty while it works.
+
+    `refunds` are payments that a merchant has to give back, repeats included. `unsettled` are paid orders of which the
+    inventory could not be told. `held_up` is how many buckets take no stock back at present.
+    """
 
     outcomes: dict[str, int]
     cancelled: int
@@ -47,6 +56,10 @@ class PaymentFigures(msgspec.Struct, frozen=True):
     failures: int
     last_error: str
     holding: str
+    restocked: int = 0
+    refunds: int = 0
+    unsettled: int = 0
+    held_up: int = 0
 
 
 class Payments:
@@ -58,6 +71,12 @@ class Payments:
         self._ledger = ledger
         self._clock = clock
         self._limits = limits or PaymentLimits()
+        self._pump = StockPump(
+            inventory,
+            ledger,
+            clock,
+            PumpLimits(batch_max=self._limits.batch_max, in_flight_max=self._limits.in_flight_max),
+        )
         self._sales: dict[str, Sale] = {}
         self._outcomes: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
@@ -72,20 +91,37 @@ class Payments:
             outcomes=dict(self._outcomes),
             cancelled=self._counts["cancelled"],
             expired=self._counts["expired"],
-            returned=self._counts["returned"],
-            failures=self._counts["failures"],
-            last_error=self._last_error,
+            returned=self._pump.returned,
+            failures=self._counts["failures"] + self._pump.failures,
+            last_error=self._last_error or self._pump.last_error,
             holding=self._holding,
+            restocked=self._pump.restocked,
+            refunds=self._counts["refunds"],
+            unsettled=self._counts["unsettled"],
+            held_up=self._pump.held_up,
         )
 
     async def pay(self, payment: Payment) -> PaymentOutcome:
         """Apply a payment; an order that is journalled but not recorded yet is recorded first.
 
-        Raises LedgerUnavailable or InventoryError when the outcome cannot be known: the provider says it
-        again.
+        The inventory is told of a payment that was accepted, so that the buyer sees it; when it cannot be, the same
+        payment said again tells it. Raises LedgerUnavailable or InventoryError when the outcome cannot be known: the
+        provider says it again.
         """
         outcome = await self._patiently(lambda: self._pay(payment))
         self._outcomes[outcome.value] += 1
+        if outcome is PaymentOutcome.ACCEPTED:
+            await self._settle(payment)
+        elif outcome is not PaymentOutcome.UNKNOWN_ORDER:
+            self._counts["refunds"] += 1
+            _log.warning(
+                "refund_due",
+                payment=payment.payment_id,
+                order=payment.order_id,
+                sale=payment.sale,
+                amount_fen=payment.amount_fen,
+                why=outcome.value,
+            )
         return outcome
 
     async def cancel(self, order_id: str, sale: str = "", buyer: str = "") -> OrderState | None:
@@ -108,36 +144,20 @@ class Payments:
         return expired
 
     async def return_once(self) -> int:
-        """Give one batch of stock back to the inventory; how many orders' it was.
+        """Give one batch of stock back to the inventory, as `StockPump` does; how many orders' it was."""
+        return await self._heard(self._pump.return_once())
 
-        A row of the outbox closes after the inventory's durable answer, and the inventory takes an order back
-        once: a crash between the two repeats the call without effect.
-        """
-        rows = await self._heard(self._ledger.returns(self._limits.batch_max))
-        back: list[str] = []
-        failed: BaseException | None = None
-        for first in range(0, len(rows), self._limits.in_flight_max):
-            some = rows[first : first + self._limits.in_flight_max]
-            calls = [self._inventory.give_back(row) for row in some]
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-            for row, answer in zip(some, answers, strict=True):
-                if isinstance(answer, BaseException):
-                    failed = answer
-                else:
-                    back.append(row.order_id)
-        if back:
-            await self._heard(self._ledger.close_returns(back))
-            self._counts["returned"] += len(back)
-        if failed is not None:
-            raise failed
-        return len(back)
+    async def restock_once(self) -> int:
+        """Put one batch of restocks into stock, as `StockPump` does; how many."""
+        return await self._heard(self._pump.restock_once())
 
     async def run(self) -> None:
-        """Expire and return until cancelled. Failures of either side are waited out, longer each time."""
+        """Expire, return and restock until cancelled. Failures of either side are waited out, longer each time."""
         self._deaf_at_s = self._clock.monotonic_s()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat(self.expire_once, self._limits.expire_every_s))
             tasks.create_task(self._repeat(self.return_once, self._limits.return_every_s))
+            tasks.create_task(self._repeat(self.restock_once, self._limits.return_every_s))
 
     async def _repeat(self, step: Callable[[], Awaitable[int]], every_s: float) -> None:
         backoff = Backoff(self._limits.retry_first_s, self._limits.retry_max_s)
@@ -171,6 +191,18 @@ class Payments:
         ):
             outcome = await self._ledger.pay(payment)
         return outcome
+
+    async def _settle(self, payment: Payment) -> None:
+        """Best effort: the ledger is what counts, and an order that is unknown here needs no note."""
+        try:
+            async with self._clock.timeout(self._limits.settle_s):
+                sale = await self._sale(payment.sale)
+                if sale is not None:
+                    bucket = bucket_of(payment.buyer, sale.buckets)
+                    await self._inventory.settle(payment.sale, bucket, payment.buyer, payment.order_id)
+        except (InventoryError, TimeoutError) as error:
+            self._counts["unsettled"] += 1
+            self._last_error = str(error) or "the inventory took no note of a payment in time"
 
     async def _cancel(self, order_id: str, sale: str, buyer: str) -> OrderState | None:
         state = await self._ledger.cancel(order_id)

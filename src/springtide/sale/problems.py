@@ -77,6 +77,12 @@ BAD_KEY = Problem(
     "Bad Idempotency-Key",
     "Send one Idempotency-Key of 1 to 64 letters, digits, '_', '.', ':' or '-', new for each purchase.",
 )
+BAD_SENT = Problem(
+    400,
+    "bad_purchase_sent",
+    "Bad Purchase-Sent-Ms",
+    "Purchase-Sent-Ms is the moment at which the purchase was first sent, in Unix milliseconds.",
+)
 UNAUTHORIZED = Problem(
     401,
     "unauthorized",
@@ -86,6 +92,13 @@ UNAUTHORIZED = Problem(
 NOT_FOUND = Problem(404, "not_found", "No such resource", "There is nothing at this address.")
 UNKNOWN_SALE = Problem(404, "unknown_sale", "No such sale", "There is no sale of this name.")
 UNKNOWN_SKU = Problem(404, "unknown_sku", "No such SKU", "This sale does not sell this SKU; nothing was reserved.")
+NO_ORDER = Problem(404, "no_order", "No such order", "This buyer has no order of this name in this sale.")
+NO_PURCHASE = Problem(
+    404,
+    "no_purchase",
+    "No such purchase",
+    "This buyer has made no purchase with this Idempotency-Key, and one that was sent before can be made no more.",
+)
 METHOD_NOT_ALLOWED = Problem(405, "method_not_allowed", "Method not allowed", "See the Allow header.")
 TIMED_OUT = Problem(
     408,
@@ -122,6 +135,12 @@ RATE_LIMITED = Problem(
     "rate_limited",
     "Too many requests",
     f"This buyer sends too many requests; nothing was reserved. {REPEAT}",
+)
+ADDRESS_LIMITED = Problem(
+    429,
+    "address_rate_limited",
+    "Too many requests from this address",
+    f"This address sends too many requests; nothing was reserved. {REPEAT}",
 )
 NOT_ADMITTED = Problem(
     429,

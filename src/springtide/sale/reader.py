@@ -2,7 +2,7 @@
 
 import httptools
 
-from springtide.sale.glance import Glance, Request, unreadable
+from springtide.sale.glance import Request, unreadable
 from springtide.sale.problems import (
     BAD_HTTP,
     EXPECTATION_FAILED,
@@ -16,14 +16,11 @@ from springtide.sale.problems import (
 HEADER_BYTES_MAX = 16_384
 """Request line and headers up to this size are read; how far beyond depends on how they arrive (8 KiB at most)."""
 
-GLANCES_FAILED_MAX = 16
-"""How often a connection may send else than one plain request at a time before that is no longer expected."""
-
 _LENGTH_DIGITS_MAX = 9
 _SLICE_BYTES = 4096
 
-_AUTHORIZATION, _KEY, _HOST, _CONNECTION, _LENGTH, _CODING, _EXPECT = range(7)
-_NONE: tuple[bytes | None, ...] = (None,) * 7
+_AUTHORIZATION, _KEY, _HOST, _CONNECTION, _LENGTH, _CODING, _EXPECT, _FORWARDED, _PASS, _SENT = range(10)
+_NONE: tuple[bytes | None, ...] = (None,) * 10
 _SLOTS = {
     spelling: slot
     for slot, name in enumerate(
@@ -35,6 +32,9 @@ _SLOTS = {
             b"Content-Length",
             b"Transfer-Encoding",
             b"Expect",
+            b"X-Forwarded-For",
+            b"Room-Pass",
+            b"Purchase-Sent-Ms",
         )
     )
     for spelling in (name, name.lower())
@@ -54,8 +54,6 @@ class RequestReader:
         "_body",
         "_fault",
         "_fields",
-        "_glance",
-        "_glances_failed",
         "_parser",
         "_received",
         "_url",
@@ -72,8 +70,6 @@ class RequestReader:
         self._wire_bytes_max = HEADER_BYTES_MAX + 8 * body_bytes_max
         self.no_more = False
         self.state = BETWEEN
-        self._glance: Glance | None = Glance()
-        self._glances_failed = 0
         self._parser: httptools.HttpRequestParser | None = None
         self._url = b""
         self._fields = list(_NONE)
@@ -94,21 +90,7 @@ class RequestReader:
         raise NotImplementedError
 
     def read(self, data: bytes) -> None:
-        """Take what arrived: mostly one request and nothing else."""
-        if self.state == BETWEEN and self._glance is not None and len(data) <= _SLICE_BYTES:
-            request = self._glance.whole(data, self.body_bytes_max)
-            if request is not None:
-                self.arrived(request)
-                return
-            self._glance_failed()
-        self._parse(data)
-
-    def _glance_failed(self) -> None:
-        """It took in bytes that it cannot give back; after some failures it is not tried again."""
-        self._glances_failed += 1
-        self._glance = Glance() if self._glances_failed < GLANCES_FAILED_MAX else None
-
-    def _parse(self, data: bytes) -> None:
+        """Take what arrived, whatever it is."""
         try:
             if len(data) <= _SLICE_BYTES:
                 self._feed(data)
@@ -188,6 +170,7 @@ class RequestReader:
         parser = self._parsing()
         close = not parser.should_keep_alive()
         request = Request(parser.get_method(), self._url, fields[_AUTHORIZATION], fields[_KEY], self._body, close)
+        request.forwarded, request.room_pass, request.sent_ms = fields[_FORWARDED], fields[_PASS], fields[_SENT]
         if fields[_CONNECTION] is not None and not close:
             request.persists = parser.get_http_version() == "1.0"
         if close:

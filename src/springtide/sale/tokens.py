@@ -7,10 +7,10 @@ without padding.
 import binascii
 import hashlib
 from collections.abc import Sequence
-from hmac import compare_digest
+from hmac import compare_digest, digest
 
 from springtide.errors import SpringtideError
-from springtide.model import require_identifier
+from springtide.model import TokenRing, require_identifier
 
 TOKEN_BYTES_MAX = 256
 """Longer than any token: version, two identifiers of 64, a moment and a signature of 43 come to at most 195.
@@ -53,6 +53,26 @@ class _Signer:
 def sign_token(key: bytes, buyer: str, sale: str, expires_s: int) -> str:
     """A token, good until `expires_s` (Unix seconds). Raises ValueError for a bad name or key."""
     return TokenKeys((key,)).sign(buyer, sale, expires_s)
+
+
+def keys_of(master: bytes, ring: TokenRing) -> "TokenKeys":
+    """The keys of the generations in the ring, the newest first, so that it signs.
+
+    Each is HMAC-SHA256 of the generation's name under the master key: who learns one cannot tell the others. Raises
+    ValueError for a master key under 32 bytes, or a ring that is empty or has more than 4 generations.
+    """
+    if len(master) < KEY_BYTES_MIN:
+        raise ValueError(f"a master key needs at least {KEY_BYTES_MIN} bytes, not {len(master)}")
+    if not 0 <= ring.newest - ring.oldest < KEYS_MAX:
+        raise ValueError(
+            f"a token ring holds 1 to {KEYS_MAX} generations, oldest to newest, not {ring.oldest} to {ring.newest}"
+        )
+    return TokenKeys(
+        [
+            digest(master, f"springtide buyer token {generation}".encode(), "sha256")
+            for generation in range(ring.newest, ring.oldest - 1, -1)
+        ]
+    )
 
 
 class TokenKeys:

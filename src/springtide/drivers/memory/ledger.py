@@ -1,9 +1,11 @@
 """The ledger in memory, for the twin: it passes the same contract suite as PostgreSQL's."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
+from springtide.drivers.memory.ledger_merchant import MerchantMemory, PaymentRow
 from springtide.errors import LedgerError
 from springtide.model import (
     JournalEntry,
@@ -12,28 +14,23 @@ from springtide.model import (
     Payment,
     PaymentOutcome,
     Reservation,
-    Sale,
+    Restock,
     SkuTotals,
     StockReturn,
 )
 from springtide.ports import Clock
 
 
-class MemoryLedger:
+class MemoryLedger(MerchantMemory):
     """`ports.Ledger`. Nothing awaits inside a method, so each is one atomic step of the event loop."""
 
     def __init__(self, clock: Clock) -> None:
         """An empty ledger; `clock` is the one that orders expire by."""
-        self._clock = clock
-        self._sales: dict[str, Sale] = {}
-        self._orders: dict[str, Order] = {}
+        super().__init__(clock)
         self._keys: set[tuple[str, str, str]] = set()
-        self._payments: dict[str, PaymentOutcome] = {}
+        self._conflicts: dict[str, Reservation] = {}
         self._outbox: dict[str, StockReturn] = {}
         self._positions: dict[tuple[str, int], str] = {}
-
-    async def publish(self, sale: Sale) -> None:
-        self._sales.setdefault(sale.sale, sale)
 
     async def record(self, reservations: Sequence[Reservation]) -> int:
         prices = [self._price_fen(one) for one in reservations]
@@ -48,9 +45,12 @@ class MemoryLedger:
             self._positions[sale, bucket] = last
         return new
 
+    async def conflicts(self, sale: str, count: int) -> list[Reservation]:
+        return [one for one in reversed(self._conflicts.values()) if one.sale == sale][:count]
+
     async def pay(self, payment: Payment) -> PaymentOutcome:
         if payment.payment_id in self._payments:
-            return self._payments[payment.payment_id]
+            return self._payments[payment.payment_id].outcome
         order = self._orders.get(payment.order_id)
         if order is None or (order.reservation.sale, order.reservation.buyer) != (
             payment.sale,
@@ -64,7 +64,7 @@ class MemoryLedger:
             self._move(order, OrderState.PAID)
         else:
             outcome = PaymentOutcome.REFUND_DUE
-        self._payments[payment.payment_id] = outcome
+        self._payments[payment.payment_id] = PaymentRow(payment, outcome, self._clock.now_ms())
         return outcome
 
     async def cancel(self, order_id: str) -> OrderState | None:
@@ -87,8 +87,8 @@ class MemoryLedger:
             self._end(order, OrderState.EXPIRED)
         return len(due[:count])
 
-    async def returns(self, count: int) -> list[StockReturn]:
-        return list(self._outbox.values())[:count]
+    async def returns(self, count: int, skip: Sequence[tuple[str, int]] = ()) -> list[StockReturn]:
+        return [row for row in self._outbox.values() if (row.sale, row.bucket) not in skip][:count]
 
     async def close_returns(self, order_ids: Sequence[str]) -> None:
         for order_id in order_ids:
@@ -104,24 +104,26 @@ class MemoryLedger:
     async def totals(self, sale: str) -> list[SkuTotals]:
         if sale not in self._sales:
             return []
-        units: dict[tuple[str, OrderState], int] = {}
+        units: Counter[tuple[str, OrderState]] = Counter()
         for order in await self.orders(sale):
-            place = (order.reservation.sku, order.state)
-            units[place] = units.get(place, 0) + order.reservation.quantity
-        returning: dict[str, int] = {}
-        for row in self._outbox.values():
-            if row.sale == sale:
-                returning[row.sku] = returning.get(row.sku, 0) + row.quantity
+            units[order.reservation.sku, order.state] += order.reservation.quantity
+        restocked = Counter[str]()
+        for restock in self._restocks.values():
+            restocked[restock.sku] += restock.quantity if restock.sale == sale else 0
+        returning = Counter[str]()
+        under_way: list[StockReturn | Restock] = [*self._outbox.values(), *self._open_restocks.values()]
+        for row in under_way:
+            returning[row.sku] += row.quantity if row.sale == sale else 0
         return [
             SkuTotals(
                 sku=sku.sku,
                 initial=sku.stock,
-                restocked=0,
-                reserved=units.get((sku.sku, OrderState.RESERVED), 0),
-                paid=units.get((sku.sku, OrderState.PAID), 0),
-                returning=returning.get(sku.sku, 0),
+                restocked=restocked[sku.sku],
+                reserved=units[sku.sku, OrderState.RESERVED],
+                paid=units[sku.sku, OrderState.PAID],
+                returning=returning[sku.sku],
             )
-            for sku in self._sales[sale].skus
+            for sku in self._sales[sale].sale.skus
         ]
 
     async def positions(self, sale: str) -> dict[int, str]:
@@ -131,15 +133,18 @@ class MemoryLedger:
         """Nothing is held."""
 
     def _price_fen(self, reservation: Reservation) -> int:
-        sale = self._sales.get(reservation.sale)
-        for sku in sale.skus if sale else ():
+        record = self._sales.get(reservation.sale)
+        for sku in record.sale.skus if record else ():
             if sku.sku == reservation.sku:
                 return sku.price_fen
         raise LedgerError("an order names a sale or SKU that the ledger does not have; publish it first")
 
     def _add(self, reservation: Reservation, price_fen: int) -> bool:
         key = (reservation.sale, reservation.buyer, reservation.key)
-        if reservation.order_id in self._orders or key in self._keys:
+        if reservation.order_id in self._orders:
+            return False
+        if key in self._keys:
+            self._conflicts.setdefault(reservation.order_id, reservation)
             return False
         self._orders[reservation.order_id] = Order(reservation, OrderState.RESERVED, price_fen)
         self._keys.add(key)

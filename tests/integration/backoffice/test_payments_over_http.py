@@ -1,15 +1,16 @@
-"""The back office over HTTP, on the real engines."""
+"""The payment provider's side of the back office, and what anybody may ask of it, on the real engines."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from springtide.sale.backoffice import BODY_BYTES_MAX, create_app
-from springtide.sale.payments import PaymentLimits, Payments
+from springtide.sale.backoffice import BODY_BYTES_MAX
 from springtide.sale.webhook import SIGNATURE_HEADER, sign
+from tests.integration.backoffice.office import WEBHOOK_SECRET as SECRET
+from tests.integration.backoffice.office import office_app, problem
 from tests.integration.order_path import (
     CLOCK,
     PRICE_FEN,
@@ -17,16 +18,7 @@ from tests.integration.order_path import (
     World,
     empty_world,
     small_sale,
-    started_engines,
 )
-
-SECRET = b"a shared secret"
-
-
-@pytest.fixture(scope="module")
-def engines() -> Iterator[Engines]:
-    with started_engines() as engines:
-        yield engines
 
 
 @pytest.fixture
@@ -41,8 +33,7 @@ async def world(engines: Engines) -> AsyncIterator[World]:
 
 @pytest.fixture
 def app(world: World) -> FastAPI:
-    limits = PaymentLimits(grace_ms=0, expire_every_s=0.02, return_every_s=0.02, retry_first_s=0.01)
-    return create_app(Payments(world.inventory, world.ledger, CLOCK, limits), world.inventory, world.ledger, SECRET)
+    return office_app(world)
 
 
 @pytest.fixture
@@ -68,17 +59,6 @@ async def post(client: httpx.AsyncClient, path: str, content: object, secret: by
     return await client.post(path, content=body, headers={SIGNATURE_HEADER: sign(secret, body)})
 
 
-def problem(answer: httpx.Response, status: int) -> str:
-    """The code of a problem answer of this status."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    members = answer.json()
-    assert members["status"] == status
-    assert members["title"]
-    assert members["detail"]
-    return str(members["code"])
-
-
 async def test_payment_says_its_outcome_each_time(client: httpx.AsyncClient) -> None:
     for _ in range(2):
         answer = await post(client, "/v1/payments", payment())
@@ -100,26 +80,25 @@ async def test_unknown_order_is_not_found(client: httpx.AsyncClient) -> None:
         assert problem(await post(client, "/v1/payments", payment(**wrong)), 404) == "unknown_order"
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"\xff\xfe",
-        {"payment_id": "p1"},
-        payment(amount_fen="5"),
-        payment(amount_fen=-1),
-        payment(amount_fen=2**60),
-        payment(payment_id=""),
-        payment(payment_id="p\x00"),
-        payment(order_id="o" * 65),
-        payment(buyer="b 1"),
-    ],
-    ids=str,
-)
-async def test_signed_nonsense_is_a_bad_request(client: httpx.AsyncClient, wrong: object) -> None:
-    assert problem(await post(client, "/v1/payments", wrong), 400) == "bad_body"
+NONSENSE: list[object] = [
+    b"",
+    b"{",
+    b"[]",
+    b"\xff\xfe",
+    {"payment_id": "p1"},
+    payment(amount_fen="5"),
+    payment(amount_fen=-1),
+    payment(amount_fen=2**60),
+    payment(payment_id=""),
+    payment(payment_id="p\x00"),
+    payment(order_id="o" * 65),
+    payment(buyer="b 1"),
+]
+
+
+async def test_signed_nonsense_is_a_bad_request(client: httpx.AsyncClient) -> None:
+    for wrong in NONSENSE:
+        assert problem(await post(client, "/v1/payments", wrong), 400) == "bad_body", wrong
 
 
 async def test_long_body_is_refused(client: httpx.AsyncClient) -> None:
@@ -142,6 +121,14 @@ async def test_order_is_cancelled_by_its_own_signature_only(client: httpx.AsyncC
     assert problem(answer, 404) == "unknown_order"
 
 
+async def test_body_that_lies_about_its_length_is_refused_too(client: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(BODY_BYTES_MAX // 1024 + 2):
+            yield b"x" * 1024
+
+    assert problem(await client.post("/v1/payments", content=endless()), 413) == "content_too_large"
+
+
 async def test_errors_of_the_framework_are_problems_too(client: httpx.AsyncClient) -> None:
     assert problem(await client.get("/nothing"), 404) == "not_found"
     answer = await client.get("/v1/payments")
@@ -150,9 +137,10 @@ async def test_errors_of_the_framework_are_problems_too(client: httpx.AsyncClien
 
 
 async def test_engine_that_is_away_is_503_with_retry_after(world: World, client: httpx.AsyncClient) -> None:
-    assert (await client.get("/healthz")).status_code == 200
+    assert (await client.get("/readyz")).status_code == 200
     await world.ledger.close()
-    for answer in (await post(client, "/v1/payments", payment()), await client.get("/healthz")):
+    assert (await client.get("/healthz")).status_code == 200
+    for answer in (await post(client, "/v1/payments", payment()), await client.get("/readyz")):
         assert problem(answer, 503) == "unavailable"
         assert answer.headers["retry-after"] == "1"
 

@@ -1,0 +1,166 @@
+"""The engines behind a run, Valkey and PostgreSQL: embedded and supervised, or given by address."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from springtide.cli.supervisor import Supervisor
+from springtide.drivers.child import Child
+from springtide.drivers.disk_guard import DiskGuard
+from springtide.drivers.embedded_postgres import EmbeddedPostgres, start_postgres
+from springtide.drivers.embedded_valkey import EmbeddedValkey, start_valkey
+from springtide.drivers.netns import Namespace
+from springtide.drivers.postgres import PostgresLedger, migrate
+from springtide.drivers.system import SystemClock
+from springtide.drivers.valkey import ValkeyInventory
+from springtide.errors import UserError
+
+PORT_MAX = 65_535
+MB = 1_048_576
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Engines of somebody else, to be used and never ended; what is empty is embedded."""
+
+    inventory: str = ""
+    ledger: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where embedded engines run: the folder of Valkey's data, and their namespaces when they have some.
+
+    `library` are the inventory's functions, in place of those that come along. Without `postgres_folder` PostgreSQL has
+    a private one, which goes with it.
+    """
+
+    valkey_folder: Path
+    postgres_folder: Path | None = None
+    valkey_node: Namespace | None = None
+    postgres_node: Namespace | None = None
+    library: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Addresses, drivers connected to them, and for embedded engines what keeps them up."""
+
+    inventory_host: str
+    inventory_port: int
+    ledger_dsn: str
+    inventory: ValkeyInventory
+    ledger: PostgresLedger
+    valkey: Supervisor | None
+    postgres: Supervisor | None
+    postgres_engine: EmbeddedPostgres | None
+    guard: DiskGuard | None
+
+
+async def start_stores(
+    stack: AsyncExitStack, clock: SystemClock, given: Given, places: Places, reserve_mb: int
+) -> Stores:
+    """Start what is not given, both at once; connect, and bring the schema up to date.
+
+    Raises UserError for an address that is none, EngineError, and the drivers' errors when a given engine is not there.
+    """
+    address = parse_address(given.inventory) if given.inventory else None
+    valkey, postgres = await all_started(
+        _valkey(stack, clock, places, wanted=address is None), _postgres(stack, clock, places, wanted=not given.ledger)
+    )
+    if valkey is not None:
+        address = (valkey.host, valkey.port)
+    assert address is not None  # noqa: S101 - it is given, or the engine has one
+    dsn = postgres.dsn if postgres is not None else given.ledger
+    inventory = await ValkeyInventory.connect(*address, clock, library=places.library)
+    stack.push_async_callback(inventory.close)
+    await migrate(dsn)
+    ledger = await PostgresLedger.connect(dsn, clock)
+    stack.push_async_callback(ledger.close)
+    return Stores(
+        *address,
+        dsn,
+        inventory,
+        ledger,
+        valkey=await _supervised(stack, clock, "valkey", valkey),
+        postgres=await _supervised(stack, clock, "postgres", postgres),
+        postgres_engine=postgres,
+        guard=await _guarded(stack, clock, valkey, reserve_mb),
+    )
+
+
+async def all_started(*starting: Coroutine[Any, Any, _T]) -> Sequence[Any]:
+    """Await all; the first error of any is raised when all have ended.
+
+    Also after Ctrl-C: an engine that is half started is started whole, so that it is on the stack and is ended.
+    """
+    tasks = [asyncio.ensure_future(one) for one in starting]
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        await asyncio.wait(tasks)
+    for error in [task.exception() for task in tasks]:
+        if error is not None:
+            raise error
+    return [task.result() for task in tasks]
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`. Raises UserError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) <= PORT_MAX:
+        msg = f"--inventory {text}: not an address; write HOST:PORT, for example 127.0.0.1:6379"
+        raise UserError(msg)
+    return host, int(port)
+
+
+async def _valkey(stack: AsyncExitStack, clock: SystemClock, places: Places, *, wanted: bool) -> EmbeddedValkey | None:
+    if not wanted:
+        return None
+    engine = await start_valkey(places.valkey_folder, clock, node=places.valkey_node)
+    stack.push_async_callback(engine.stop)
+    return engine
+
+
+async def _postgres(
+    stack: AsyncExitStack, clock: SystemClock, places: Places, *, wanted: bool
+) -> EmbeddedPostgres | None:
+    if not wanted:
+        return None
+    engine = await start_postgres(clock, places.postgres_folder, node=places.postgres_node)
+    stack.push_async_callback(engine.stop)
+    return engine
+
+
+async def _supervised(
+    stack: AsyncExitStack, clock: SystemClock, name: str, engine: EmbeddedValkey | EmbeddedPostgres | None
+) -> Supervisor | None:
+    """Start the engine again on its data and its address whenever it dies."""
+    if engine is None:
+        return None
+
+    async def again() -> Child:
+        await engine.restart()
+        return engine.child
+
+    supervisor = Supervisor(name, again, clock, engine.child)
+    await supervisor.start()
+    stack.push_async_callback(supervisor.release)
+    return supervisor
+
+
+async def _guarded(
+    stack: AsyncExitStack, clock: SystemClock, engine: EmbeddedValkey | None, reserve_mb: int
+) -> DiskGuard | None:
+    """Watch the disk of an embedded server; that of a given one is on another machine."""
+    if engine is None:
+        return None
+    guard = DiskGuard(engine.folder, reserve_mb * MB, (engine.host, engine.port), clock)
+    await guard.start()
+    stack.push_async_callback(guard.close)
+    return guard

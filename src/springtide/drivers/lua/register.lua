@@ -1,0 +1,25 @@
+local function register(name, callback, ...)
+  server.register_function{ function_name = 'springtide_' .. name, callback = callback, flags = { ... } }
+end
+
+register('reserve', reserve)
+register('publish', publish)
+register('redefine', redefine)
+register('restock', restock)
+register('debit', debit)
+register('restore_begin', restore_begin)
+register('restore_part', restore_part)
+-- These free memory or need hardly any, and must go on when there is no more: that is how an overfull store recovers.
+register('give_back', give_back, 'allow-oom')
+register('settle', settle, 'allow-oom')
+register('orders', orders, 'allow-oom')
+register('credit', credit, 'allow-oom')
+register('close', close, 'allow-oom')
+register('pause', pause, 'allow-oom')
+register('fence', fence, 'allow-oom')
+register('restore_end', restore_end, 'allow-oom')
+register('read', read, 'allow-oom')
+register('acknowledge', acknowledge, 'allow-oom')
+register('cut', cut, 'no-writes')
+register('place', place, 'no-writes')
+register('depth', depth, 'no-writes')
