@@ -20,6 +20,7 @@ from springtide.model import (
     Transfer,
 )
 from springtide.ports import Ids
+from springtide.sale.bucket_cuts import cut_all
 
 ROUNDS_MAX = 6
 """Fetches for one batch. Others may take what was fetched; after so many times the buyer is asked to come again."""
@@ -167,7 +168,7 @@ class PooledStock:
         if await self._exhausted(sale, sku, least):
             return False
         buckets = await self._buckets_of(sale)
-        cuts = await asyncio.gather(*(self._inventory.cut(sale, one) for one in range(buckets)))
+        cuts = await cut_all(self._inventory, sale, buckets)
         missing = whole - cuts[bucket].stock.get(sku, 0)
         donors = sorted((cut for cut in cuts if cut.bucket != bucket), key=lambda cut: -cut.stock.get(sku, 0))
         for donor in donors:

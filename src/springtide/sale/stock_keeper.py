@@ -10,6 +10,7 @@ from springtide.decide.spread import BucketDemand, Move, SpreadPolicy, is_hot, m
 from springtide.errors import InventoryError
 from springtide.model import BucketCut, Sku, Transfer
 from springtide.ports import Clock, Ids, Inventory
+from springtide.sale.bucket_cuts import cut_all
 from springtide.sale.orders import home_of
 
 EVERY_S = 0.25
@@ -73,7 +74,7 @@ class StockKeeper:
             view = await self._inventory.view(name)
             if view is None or view.sale.buckets == 1:
                 continue
-            cuts = await asyncio.gather(*(self._inventory.cut(name, bucket) for bucket in range(view.sale.buckets)))
+            cuts = await cut_all(self._inventory, name, view.sale.buckets)
             still_open |= await self._resume(cuts)
             for sku in view.sale.skus:
                 moved += await self._lay_out(name, sku, cuts)
