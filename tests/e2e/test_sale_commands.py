@@ -68,7 +68,7 @@ def office() -> Iterator[Office]:
             inventory_host="127.0.0.1",
             inventory_port=engines.valkey.port,
             ledger_dsn=engines.postgres.dsn,
-            token_key="11" * 32,
+            token_master="11" * 32,
             webhook_secret="22" * 32,
             counter=CounterSettings(),
             rate_max=None,

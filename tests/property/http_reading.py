@@ -29,6 +29,7 @@ LATE_MS = 1_000_000_000_000
 """Purchases that say that they were sent before this moment, in 2001, come too late."""
 
 _HEAD_MAX = 10_000_000
+_SPACED = re.compile(rb"\A([!-~]+) +([!-~]+) +(?=HTTP/)")
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,11 @@ class Rest(Enum):
 def second_opinion(data: bytes) -> tuple[list[Asked], Rest]:
     """The requests that h11 reads, a connection of its own for each, and what stands behind them.
 
-    Empty lines before a request are skipped here, as RFC 9112 (2.2) has it; h11 refuses them.
+    Two things that RFC 9112 permits and h11 does not are put right here: empty lines before a request (2.2), and more than
+    one space in the request line (3).
     """
     asked: list[Asked] = []
-    while data := data.lstrip(b"\r\n"):
+    while data := _SPACED.sub(rb"\1 \2 ", data.lstrip(b"\r\n")):
         reader = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_MAX)
         try:
             reader.receive_data(data)

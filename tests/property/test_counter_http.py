@@ -254,8 +254,10 @@ def edited(base: bytes, edits: list[tuple[float, int, bytes]], lines: list[bytes
 def test_a_glance_sees_what_the_full_parser_sees_or_nothing(
     rows: list[tuple[bytes, list[tuple[float, int, bytes]], list[bytes]]],
 ) -> None:
-    # One glance reads them all, as in a server: what it remembers of one must not change how it reads the next.
+    # One glance reads them all, as in a server: what it remembers of one must not change how it reads the next. It has
+    # the shape of the first already, so that the others are tried against that.
     glance = Glance(BODY_MAX)
+    glance.whole(rows[0][0])
     for data in (edited(*row) for row in rows):
         seen = glance.whole(data)
         if seen is None:
@@ -336,6 +338,49 @@ def test_what_only_the_full_parser_can_judge_is_left_to_it(old: bytes, new: byte
     for _ in range(2):
         assert glance.whole(request) is not None
         assert glance.whole(request.replace(old, new, 1)) is None
+
+
+SPANS = st.lists(
+    st.sampled_from([b"", b" ", b"x", b"\t", b"\0", b"\r", b"\r\n", b"\xff", b"Bearer ", b"k: v"]), max_size=4
+)
+
+
+USUAL = (
+    b"POST /v1/sales/evening/orders HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer %b\r\nIdempotency-Key: %b\r\n"
+    b"Content-Length: %d\r\n\r\n%b"
+)
+
+
+@settings(max_examples=600)
+@given(token=SPANS, key=SPANS, body=SPANS, longer=st.integers(-1, 1))
+def test_a_request_of_the_usual_shape_is_read_as_the_full_parser_reads_it(
+    token: list[bytes], key: list[bytes], body: list[bytes], longer: int
+) -> None:
+    content = b"".join(body)
+    size = max(0, len(content) + longer)
+    glance = Glance(BODY_MAX)
+    assert glance.whole(USUAL % (b"t", b"k", size, b"b" * size)) is not None
+    data = USUAL % (b"".join(token), b"".join(key), size, content)
+    seen = glance.whole(data)
+    full = Recorder(glances=False)
+    full.take(data)
+    assert seen is None or (full.requests == [seen] and full.state == BETWEEN)
+
+
+def test_a_glance_learns_another_shape_when_requests_have_changed() -> None:
+    glance = Glance(BODY_MAX)
+    polls = [get("/v1/sales/evening/room", headers=f"Authorization: Bearer t{number}\r\n") for number in range(40)]
+    for request in (*(purchase() for _ in range(20)), *polls, *(purchase() for _ in range(20))):
+        seen = glance.whole(request)
+        full = Recorder(glances=False)
+        full.take(request)
+        assert full.requests == [seen]
+
+
+def test_a_token_that_is_too_long_for_a_glance_is_left_to_the_full_parser() -> None:
+    glance = Glance(BODY_MAX)
+    assert glance.whole(purchase()) is not None
+    assert glance.whole(purchase(headers={"Authorization": "Bearer " + "x" * GLANCE_BYTES_MAX})) is None
 
 
 def test_a_glance_leaves_long_requests_and_remembers_a_limited_number_of_lines() -> None:

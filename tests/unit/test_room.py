@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from springtide.config import RoomSettings
 from springtide.decide.room import (
     TABLE_MAX,
     Move,
@@ -20,7 +21,6 @@ from springtide.decide.room import (
     servable,
     shuffle_bytes,
 )
-from springtide.config import RoomSettings
 from springtide.model import CALLED_MAX, CounterLoad, LineState, RoomCall, RoomView, SkuTotals
 from springtide.sale import room_answers
 from springtide.sale.room_keeper import units_unpaid

@@ -47,6 +47,7 @@ from springtide.fleet.loop import ControlLoop, LoopSettings
 from springtide.fleet.observe import FleetPorts
 from springtide.model import CalendarEvent, ReplicaState, Sale, Zone, ZoneKind
 from springtide.sale.audit import audit
+from springtide.sale.tokens import key_of
 from springtide.twin.crowd.demand import Demand, load_demand
 from springtide.twin.crowd.spec import CrowdSpec
 
@@ -241,7 +242,7 @@ def _start_crowd(run: Run) -> Child:
         sale=run.sale,
         demand=str(run.inputs.demand_path.absolute()),
         settings=run.inputs.crowd,
-        token_key_hex=run.settings.token_key,
+        token_key_hex=key_of(bytes.fromhex(run.settings.token_master)).hex(),
         webhook_secret_hex=run.settings.webhook_secret,
         start_ms=run.start_ms,
         out=str(run.folders.out.absolute()),

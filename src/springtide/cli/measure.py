@@ -11,7 +11,7 @@ from springtide.drivers.child import spawn
 from springtide.drivers.system import SystemClock, SystemIds
 from springtide.model import Sale, Sku
 from springtide.ports import Ids
-from springtide.sale.tokens import sign_token
+from springtide.sale.tokens import key_of, sign_token
 from springtide.twin.crowd.buyers import Purchase
 from springtide.twin.crowd.client import Pool, Request, Response
 from springtide.twin.crowd.wire import order_request
@@ -69,7 +69,7 @@ async def unthrottled_rate(folders: Folders, engines: Engines, settings: RoleSet
         pool = Pool(f"http://127.0.0.1:{port}", clock, ANSWER_S, CONNECTIONS, CONNECTIONS)
         await pool.open()
         stack.push_async_callback(pool.close)
-        key = bytes.fromhex(settings.token_key)
+        key = key_of(bytes.fromhex(settings.token_master))
         loop = _ClosedLoop(pool, f"127.0.0.1:{port}", key, now_ms // 1000 + 3600, SystemIds())
         for _ in range(CONNECTIONS):
             loop.send()

@@ -22,20 +22,18 @@ class RoleSettings(msgspec.Struct, frozen=True):
     """What every role needs: where the engines are, and the keys. Keys are hexadecimal.
 
     `bind_host` is where a role that serves listens. `library` names a file with the inventory's functions, in place of
-    those that come along. With `token_master` the counters take the keys of buyer tokens from it and the inventory's
-    ring, in place of `token_key`.
+    those that come along. The keys of buyer tokens and tickets are derived from `token_master`.
     """
 
     inventory_host: str
     inventory_port: int
     ledger_dsn: str
-    token_key: str
+    token_master: str
     webhook_secret: str
     counter: CounterSettings
     rate_max: float | None
     bind_host: str = "127.0.0.1"
     library: str = ""
-    token_master: str = ""
 
     def functions(self) -> bytes | None:
         """The inventory's functions where `library` names some. Raises ConfigError when they cannot be read."""

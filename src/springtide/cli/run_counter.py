@@ -13,7 +13,6 @@ from springtide.drivers.valkey_room import ValkeyRoom
 from springtide.sale.buyer_page import BuyerPage
 from springtide.sale.counter import CounterServer, tune_interpreter
 from springtide.sale.room_tickets import RoomKeys
-from springtide.sale.tokens import TokenKeys
 from springtide.sale.waitingroom import WaitingRoomDesk
 
 
@@ -50,7 +49,7 @@ def _assemble(
 ) -> tuple[CounterServer, WaitingRoomDesk]:
     """The counter with the page to buy on and the desk of the waiting rooms."""
     ids = SystemIds()
-    master = bytes.fromhex(settings.token_master or settings.token_key)
+    master = bytes.fromhex(settings.token_master)
     desk = WaitingRoomDesk(
         rooms,
         clock,
@@ -65,7 +64,7 @@ def _assemble(
         inventory,
         clock,
         ids,
-        master if settings.token_master else TokenKeys((master,)),
+        master,
         replica_id,
         rate_max=settings.rate_max,
         extensions=(desk, BuyerPage()),

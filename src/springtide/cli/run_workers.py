@@ -58,7 +58,7 @@ async def run_backoffice(settings_path: Path, announce: Path) -> int:
     inventory = await ValkeyInventory.connect(*address, clock, library=settings.functions())
     ledger = await PostgresLedger.connect(settings.ledger_dsn, clock)
     payments = Payments(inventory, ledger, clock)
-    master = bytes.fromhex(settings.token_master or settings.token_key)
+    master = bytes.fromhex(settings.token_master)
     api = merchant_api(inventory, ledger, clock, SystemIds(), master)
     application = create_app(payments, inventory, ledger, bytes.fromhex(settings.webhook_secret), api)
     server = _Server(

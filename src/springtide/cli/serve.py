@@ -154,7 +154,7 @@ async def _start(
         inventory_host=stores.inventory_host,
         inventory_port=stores.inventory_port,
         ledger_dsn=stores.ledger_dsn,
-        token_key=secrets.token_master,
+        token_master=secrets.token_master,
         webhook_secret=secrets.webhook_secret,
         counter=config.counter,
         rate_max=config.counter.rate_max,

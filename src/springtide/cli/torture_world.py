@@ -41,7 +41,7 @@ DISK_MB = 512
 RESERVE_MB = 64
 """Enough for a torture: its client buys some 300 times a second, 0.1 MB/s."""
 
-HOLD_MS = 3_000
+HOLD_MS = 2_000
 DAY_MS = 86_400_000
 LOOPBACK = "127.0.0.1"
 
@@ -90,7 +90,7 @@ class TortureWorld:
             scarce=self.scarce,
             counters=self.addresses.counters,
             backoffice=lambda: self.addresses.of("backoffice"),
-            token_key=bytes.fromhex(self.settings.token_key),
+            token_key=key_of(bytes.fromhex(self.settings.token_master)),
             webhook_secret=bytes.fromhex(self.settings.webhook_secret),
         )
 
@@ -164,9 +164,7 @@ async def start_world(
     ballast = _small_disk(folders, impossible) if FaultKind.DISK in possible else None
     (folders.run / "valkey").mkdir(exist_ok=True)
     library = broken_library(options.broken) if options.broken else None
-    places = Places(
-        folders.run / "valkey", valkey_node=_node(network), postgres_node=_node(network), library=library
-    )
+    places = Places(folders.run / "valkey", valkey_node=_node(network), postgres_node=_node(network), library=library)
     stores = await start_stores(stack, clock, options.given, places, RESERVE_MB)
     sale, scarce = _sale(clock.now_ms())
     await stores.ledger.publish(sale)

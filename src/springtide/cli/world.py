@@ -106,7 +106,7 @@ def make_settings(counter: CounterSettings, rate_max: float | None, stores: Stor
         inventory_host=stores.inventory_host,
         inventory_port=stores.inventory_port,
         ledger_dsn=stores.ledger_dsn,
-        token_key=ids.secret().hex(),
+        token_master=ids.secret().hex(),
         webhook_secret=ids.secret().hex(),
         counter=counter,
         rate_max=rate_max,

@@ -36,7 +36,7 @@ class BuyerConnection(PurchaseConnection):
         self._looked_up = False
         counter = self.counter
         capacity = counter.capacity
-        if request.url.startswith(b"http"):
+        if request.url[:1] != b"/":
             request.url = _origin_form(request.url)
         if capacity is None or request.url in _OPERATORS:
             self._serve(request)
@@ -227,5 +227,6 @@ def _origin_form(url: bytes) -> bytes:
     scheme, separator, rest = url.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):
         return url
-    _, slash, path = rest.partition(b"/")
-    return slash + path or b"/"
+    place, question, query = rest.partition(b"?")
+    _, slash, path = place.partition(b"/")
+    return (slash + path or b"/") + question + query

@@ -194,7 +194,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
         elif not (self._closing or self.busy or self._waiting):
             # Not at once: an answer of this tick may still have to be written.
             self._closing = self.no_more = True
-            self.listener.send(self, b"", True)  # noqa: FBT003  # as in `write`
+            self.listener.send(self, b"", True)  # noqa: FBT003 - as in `write`
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -217,7 +217,9 @@ class HttpConnection(RequestReader, asyncio.Protocol):
         """
         listener = self.listener
         self.busy = False
-        listener.finished()
+        listener.in_flight -= 1
+        if listener.watchers:
+            listener.notice()
         if self._closing:
             listener.figures.disconnected += 1
             return
@@ -254,7 +256,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
         elif self._continue_due:
             self._write_continue()
 
-    def write(self, answer: bytes, last: bool) -> None:  # noqa: FBT001  # a call by name takes longer
+    def write(self, answer: bytes, last: bool) -> None:  # noqa: FBT001 - a call by name takes longer
         """Write what `reply` made, unless the client has gone meanwhile; after the last answer, close."""
         transport = self.transport
         if transport is None or transport.is_closing():
@@ -288,7 +290,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
     def _write_continue(self) -> None:
         self._continue_due = False
         if self.state == IN_BODY:
-            self.listener.send(self, _CONTINUE, False)  # noqa: FBT003  # as in `write`
+            self.listener.send(self, _CONTINUE, False)  # noqa: FBT003 - as in `write`
 
     def _enqueue(self, request: Request) -> None:
         """Have it answered after those before it."""
@@ -327,7 +329,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
             return
         try:
             self.handle(request)
-        except Exception:  # noqa: BLE001  # one request's fault must not end the connection's or the server's work
+        except Exception:  # noqa: BLE001 - one request's fault must not end the connection's or the server's work
             self._failed()
 
     def _failed(self) -> None:

@@ -30,7 +30,7 @@ class Connection(Protocol):
     def take(self, data: bytes) -> None:
         """These bytes have arrived; none stand for the end."""
 
-    def write(self, answer: bytes, last: bool) -> None:  # noqa: FBT001  # a call by name takes longer
+    def write(self, answer: bytes, last: bool) -> None:  # noqa: FBT001 - a call by name takes longer
         """Write this now, and close after the last."""
 
     def expire(self) -> None:
@@ -47,7 +47,6 @@ class Listener:
         "_loop",
         "_outgoing",
         "_sweeper",
-        "_watchers",
         "arrived",
         "body_bytes_max",
         "clock",
@@ -60,6 +59,7 @@ class Listener:
         "in_flight",
         "now_ms",
         "now_s",
+        "watchers",
     )
 
     def __init__(self, clock: Clock, figures: Figures, connections_max: int, body_bytes_max: int) -> None:
@@ -80,7 +80,7 @@ class Listener:
         self.arrived: list[tuple[Connection, bytes]] = []
         self._outgoing: list[tuple[Connection, bytes, bool]] = []
         self._sweeper: Timer | None = None
-        self._watchers: list[asyncio.Future[None]] = []
+        self.watchers: list[asyncio.Future[None]] = []
 
     def start(self) -> None:
         """Begin to sweep: refresh the `Date` header, close what took too long. Needs the loop running."""
@@ -115,7 +115,7 @@ class Listener:
                 _log.exception("connection_failed")
                 connection.cut()
 
-    def send(self, connection: Connection, answer: bytes, last: bool) -> None:  # noqa: FBT001  # as `Connection.write`
+    def send(self, connection: Connection, answer: bytes, last: bool) -> None:  # noqa: FBT001 - as `Connection.write`
         """Have the answer written at the end of this tick, in the order of the calls."""
         outgoing = self._outgoing
         if not outgoing:
@@ -131,7 +131,7 @@ class Listener:
                     connection.write(answer, last)
                 else:
                     transport.write(answer)
-            except Exception:  # noqa: BLE001  # as above
+            except Exception:  # noqa: BLE001 - as above
                 _log.exception("connection_failed")
                 connection.cut()
 
@@ -144,18 +144,23 @@ class Listener:
             connection.cut()
 
     def finished(self) -> None:
-        """A request has been answered."""
+        """A request has ended."""
         self.in_flight -= 1
-        if self._watchers and not self.in_flight:
-            for watcher in self._watchers:
+        if self.watchers:
+            self.notice()
+
+    def notice(self) -> None:
+        """Tell those who wait for quiet when there is."""
+        if not self.in_flight:
+            for watcher in self.watchers:
                 if not watcher.done():
                     watcher.set_result(None)
-            self._watchers.clear()
+            self.watchers.clear()
 
     async def quiet(self, seconds: float) -> None:
         """Wait until nothing is in flight. Raises TimeoutError after `seconds`."""
         async with self.clock.timeout(seconds):
             while self.in_flight:
                 watcher = asyncio.get_running_loop().create_future()
-                self._watchers.append(watcher)
+                self.watchers.append(watcher)
                 await watcher

@@ -101,7 +101,11 @@ class RequestReader:
             # Raised for what cannot be parsed, and when one of our callbacks has refused the request.
             if not self.no_more:
                 self.no_more = True
-                self.arrived(unreadable(self._fault or BAD_HTTP))
+                refused = unreadable(self._fault or BAD_HTTP)
+                if self.state == IN_BODY:
+                    # The head was read: an answer to HEAD has no body, a refusal neither (RFC 9110, 9.3.2).
+                    refused.method = self._parsing().get_method()
+                self.arrived(refused)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -124,6 +128,8 @@ class RequestReader:
             slot = _SLOTS.get(name.lower())
         if slot is None or self.state != IN_HEAD:
             return
+        # The parser leaves white space behind the value in it, which is not part of it (RFC 9110, 5.5).
+        value = value.rstrip(b" \t")
         fields = self._fields
         before = fields[slot]
         if before is None:
@@ -145,7 +151,8 @@ class RequestReader:
                 self._refuse_parsing(TOO_LARGE)
         elif fields[_CODING] is None and self._parsing().get_method() in (b"POST", b"PUT", b"PATCH"):
             self._refuse_parsing(LENGTH_REQUIRED)
-        if fields[_HOST] is None or fields[_CODING] is not None or fields[_CONNECTION] is not None:
+        rare = fields[_HOST] is None or fields[_CODING] is not None or fields[_CONNECTION] is not None
+        if rare or self._parsing().should_upgrade():
             self._check_rare_headers()
         expectation = fields[_EXPECT]
         if expectation is not None:

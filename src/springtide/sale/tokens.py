@@ -67,12 +67,12 @@ def keys_of(master: bytes, ring: TokenRing) -> "TokenKeys":
         raise ValueError(
             f"a token ring holds 1 to {KEYS_MAX} generations, oldest to newest, not {ring.oldest} to {ring.newest}"
         )
-    return TokenKeys(
-        [
-            digest(master, f"springtide buyer token {generation}".encode(), "sha256")
-            for generation in range(ring.newest, ring.oldest - 1, -1)
-        ]
-    )
+    return TokenKeys([key_of(master, generation) for generation in range(ring.newest, ring.oldest - 1, -1)])
+
+
+def key_of(master: bytes, generation: int = 1) -> bytes:
+    """The key of one generation; the first is in use until somebody rotates."""
+    return digest(master, f"springtide buyer token {generation}".encode(), "sha256")
 
 
 class TokenKeys:
