@@ -1,8 +1,9 @@
 """Latency at a steady rate of purchases that no answer holds up, with the recorder and the ledger at work.
 
 Counter, Valkey, recorder and PostgreSQL are processes of their own. The counter has a core to itself where there are
-two; recorder and PostgreSQL have a lower priority, as the journal is there to wait for them. A figure counts only when
-every purchase was acknowledged and is in the ledger at the end.
+two; recorder and PostgreSQL have a lower priority, as the journal is there to wait for them. What was acknowledged must
+be in the ledger at the end, no more and no less. A rate is kept up when the p99 is within the limit and nothing was
+refused.
 """
 
 import asyncio
@@ -45,7 +46,7 @@ def measure(runs: int) -> tuple[list[Row], list[Skipped]]:
     """The rows of this bench."""
     measured = [asyncio.run(_one_run(RATE)) for _ in range(runs)]
     rows = _rows(measured, P99_MS_MAX)
-    if rows[0].value > P99_MS_MAX:
+    if not _kept_up(rows):
         rows += _highest(min(runs, 3))
     return rows, []
 
@@ -55,9 +56,14 @@ def _highest(runs: int) -> list[Row]:
     for rate in LOWER_RATES:
         measured = [asyncio.run(_one_run(rate)) for _ in range(runs)]
         rows = _rows(measured, None)
-        if rows[0].value <= P99_MS_MAX:
-            return [Row("highest of the rates tried that is within the limit", rate, "purchases/s"), *rows]
-    return []
+        if _kept_up(rows):
+            return [Row("highest of the rates tried that is kept up", rate, "purchases/s"), *rows]
+    return [Row("highest of the rates tried that is kept up", 0.0, "purchases/s")]
+
+
+def _kept_up(rows: list[Row]) -> bool:
+    p99, refused, *_ = rows
+    return p99.value <= P99_MS_MAX and not refused.value
 
 
 def _rows(measured: list[Measured], ceiling: float | None) -> list[Row]:
@@ -69,6 +75,7 @@ def _rows(measured: list[Measured], ceiling: float | None) -> list[Row]:
     outcomes = [run.outcome for run in measured]
     rows = [
         row("p99", "ms", [each.p99_ms for each in outcomes], ceiling),
+        row("refused or not answered", "purchases", [float(each.other + each.unanswered) for each in outcomes]),
         row("p50", "ms", [each.p50_ms for each in outcomes]),
         row("p99.9", "ms", [each.p999_ms for each in outcomes]),
         row("fsync of the disk, p99,", "ms", [run.fsync_p99_ms for run in measured]),
@@ -104,12 +111,7 @@ async def _one_run(rate: float) -> Measured:
             cpu=other_cpu,
         )
         outcome = await asyncio.to_thread(_generate, job)
-        drain_s = await _drained(database, outcome.reserved)
-        if outcome.other or outcome.unanswered:
-            raise RuntimeError(
-                f"{outcome.other} purchases were refused and {outcome.unanswered} not answered;"
-                f" the first: {outcome.first_other}"
-            )
+        drain_s = await _drained(database, outcome.reserved, outcome.unanswered)
         used = outcome.cpu_s
         shares = {
             "counter": used[0],
@@ -138,8 +140,11 @@ def _generate(job: OpenJob) -> OpenOutcome:
     return msgspec.json.decode(finished.stdout, type=OpenOutcome)
 
 
-async def _drained(database: engines.Database, orders: int) -> float:
-    """Seconds until the ledger has all these orders. Raises RuntimeError when it does not get them, or others."""
+async def _drained(database: engines.Database, orders: int, unknown: int) -> float:
+    """Seconds until the ledger has all these orders.
+
+    Raises RuntimeError when it does not get them, or more than those whose answer is not known besides.
+    """
     began_s = time.perf_counter()
     while True:
         totals = await database.ledger.totals(SALE)
@@ -149,6 +154,6 @@ async def _drained(database: engines.Database, orders: int) -> float:
         if time.perf_counter() - began_s > DRAIN_S:
             raise RuntimeError(f"{orders} purchases were acknowledged, but the ledger has {recorded}")
         await asyncio.sleep(0.1)
-    if recorded != orders:
+    if recorded > orders + unknown:
         raise RuntimeError(f"{orders} purchases were acknowledged, but the ledger has {recorded}")
     return time.perf_counter() - began_s

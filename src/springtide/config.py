@@ -70,8 +70,9 @@ class CounterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InventorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[inventory]`: the embedded Valkey."""
+    """`[inventory]`: Valkey. The reserve is for the embedded one, the replicas for a cluster."""
 
+    replicas_acked: Annotated[int, Meta(ge=0, le=5)] = 1
     disk_reserve_mb: Annotated[int, Meta(ge=16, le=1_048_576)] = 256
 
 

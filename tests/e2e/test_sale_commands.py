@@ -65,8 +65,7 @@ def office() -> Iterator[Office]:
     folder = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp"))
     with started_engines() as engines:
         settings = RoleSettings(
-            inventory_host="127.0.0.1",
-            inventory_port=engines.valkey.port,
+            inventory=f"127.0.0.1:{engines.valkey.port}",
             ledger_dsn=engines.postgres.dsn,
             token_master="11" * 32,
             webhook_secret="22" * 32,

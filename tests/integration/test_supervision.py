@@ -13,6 +13,7 @@ import pytest
 from springtide.cli import supervisor as supervision
 from springtide.cli.stores import Given, Places, Stores, start_stores
 from springtide.cli.supervisor import Supervisor, starts
+from springtide.config import InventorySettings
 from springtide.drivers import small_disk
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.disk_guard import DiskGuard
@@ -27,6 +28,7 @@ from tests.integration.order_path import now_ms, small_sale
 
 CLOCK = SystemClock()
 MB = 1_048_576
+SMALL = InventorySettings(disk_reserve_mb=16)
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -67,7 +69,7 @@ async def bought(inventory: ValkeyInventory, sale: Sale, buyer: str) -> ReserveS
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     async with AsyncExitStack() as stack:
         (tmp_path / "valkey").mkdir()
-        yield await start_stores(stack, CLOCK, Given(), Places(tmp_path / "valkey"), 16)
+        yield await start_stores(stack, CLOCK, Given(), Places(tmp_path / "valkey"), SMALL)
 
 
 async def test_killed_engines_come_back_with_their_data_and_their_clients_find_them(stores: Stores) -> None:
@@ -103,16 +105,16 @@ async def test_a_frozen_valkey_times_out_and_recovers(stores: Stores) -> None:
 
 
 async def test_a_world_may_stand_on_engines_of_somebody_else(stores: Stores, tmp_path: Path) -> None:
-    given = Given(f"{stores.inventory_host}:{stores.inventory_port}", stores.ledger_dsn)
+    given = Given(stores.address, stores.ledger_dsn)
     async with AsyncExitStack() as stack:
-        other = await start_stores(stack, CLOCK, given, Places(tmp_path / "unused"), 16)
+        other = await start_stores(stack, CLOCK, given, Places(tmp_path / "unused"), SMALL)
         assert (other.valkey, other.postgres, other.guard) == (None, None, None)
         sale = small_sale("other", buckets=1)
         await other.inventory.publish(sale)
         await other.ledger.publish(sale)
     assert await stores.inventory.sales() == ["other"]
     with pytest.raises(UserError, match="HOST:PORT"):
-        await start_stores(AsyncExitStack(), CLOCK, Given("nowhere"), Places(tmp_path), 16)
+        await start_stores(AsyncExitStack(), CLOCK, Given("nowhere"), Places(tmp_path), SMALL)
 
 
 async def test_a_process_that_keeps_dying_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,30 @@ QUANTITIES = st.sampled_from(
     + ["1.0", "1.5", "1e0", "1e400", "-0", "01", "+1", "0x1", "true", "null", '"1"', "[1]", "{}", "NaN", "Infinity"]
 )
 SKUS = st.sampled_from(
-    ['"tea"', '"cup"', '"hat"', '"t\\u0065a"', '""', '"' + "x" * 64 + '"', '"' + "x" * 65 + '"', '"a b"', '"tea\\u0000"']
-    + ['"\\ud800"', '"\\ude00\\ud83d"', '"\\ud83d\\ude00"', '"té"', '"tea\t"', '"\\x41"', "1", "null", "[]", "tea", '"tea']
+    [
+        '"tea"',
+        '"cup"',
+        '"hat"',
+        '"t\\u0065a"',
+        '""',
+        '"' + "x" * 64 + '"',
+        '"' + "x" * 65 + '"',
+        '"a b"',
+        '"tea\\u0000"',
+    ]
+    + [
+        '"\\ud800"',
+        '"\\ude00\\ud83d"',
+        '"\\ud83d\\ude00"',
+        '"té"',
+        '"tea\t"',
+        '"\\x41"',
+        "1",
+        "null",
+        "[]",
+        "tea",
+        '"tea',
+    ]
 )
 NAMES = st.sampled_from(['"sku"', '"quantity"', '"\\u0073ku"', '"Sku"', '"colour"', '""', '"\\ud800"', "sku", "1"])
 ODD_JSON = st.sampled_from(
@@ -81,7 +103,7 @@ ODD_JSON = st.sampled_from(
         b'{"sku":"' + b"tea" * 1300 + b'"}',
         b'{"sku":"tea"/**/}',
         b'\r\n{"sku":\r\n"tea"}\r\n',
-        b'GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n',
+        b"GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n",
     ]
 )
 
@@ -154,13 +176,29 @@ READ_TARGETS = st.sampled_from(
 )
 PURCHASE_TARGETS = st.sampled_from(
     [ORDERS] * 6
-    + [ORDERS + b"?a=b", b"http://shop" + ORDERS, ORDERS + b"/", b"/v1/sales/morning/orders", b"/healthz", b"/V1" + ORDERS[3:]]
+    + [
+        ORDERS + b"?a=b",
+        b"http://shop" + ORDERS,
+        ORDERS + b"/",
+        b"/v1/sales/morning/orders",
+        b"/healthz",
+        b"/V1" + ORDERS[3:],
+    ]
 )
 AUTHORIZATIONS = st.sampled_from(
     [b"Bearer <token-%d>"] * 12
-    + [b"bearer <token-%d>", b"Bearer  <token-%d>", b"<token-%d>", b"Bearer <token-%d>x", b"Bearer x.y.%d", b"Basic Og=="]
+    + [
+        b"bearer <token-%d>",
+        b"Bearer  <token-%d>",
+        b"<token-%d>",
+        b"Bearer <token-%d>x",
+        b"Bearer x.y.%d",
+        b"Basic Og==",
+    ]
 )
-KEYS = st.sampled_from([b"k1", b"k2", b"k3", b"k4", b"k5", b"k6", b"a.b_c:d-e", b"x" * 64] + [b"x" * 65, b"", b"a b", b"\xc3\xa4"])
+KEYS = st.sampled_from(
+    [b"k1", b"k2", b"k3", b"k4", b"k5", b"k6", b"a.b_c:d-e", b"x" * 64] + [b"x" * 65, b"", b"a b", b"\xc3\xa4"]
+)
 OTHER_HEADERS = st.sampled_from(
     [
         (b"User-Agent", b"fuzz/1.0 (x; y)"),
@@ -285,7 +323,21 @@ TRANSFER_CODINGS = st.sampled_from(
     + [b"\tchunked", b"chunked\t", b"chunked \t", b"CHUNKED ", b"trailers"]
 )
 LENGTHS = st.sampled_from(
-    [b"+%d", b"-%d", b"%d, %d", b"%d,%d", b"0x%x", b"%d.0", b"%d e", b" %d ", b"\t%d", b"%d\t", b"\x0b%d", b"%d\0", b"'%d'"]
+    [
+        b"+%d",
+        b"-%d",
+        b"%d, %d",
+        b"%d,%d",
+        b"0x%x",
+        b"%d.0",
+        b"%d e",
+        b" %d ",
+        b"\t%d",
+        b"%d\t",
+        b"\x0b%d",
+        b"%d\0",
+        b"'%d'",
+    ]
     + [b"", b"%d;", b"1e1", b"\xd9\xa1", b"1_3", b"000000000000000%d", b"99999999999999999999", b"18446744073709551629"]
 )
 EXTRA_LINES = st.sampled_from(
@@ -436,7 +488,9 @@ def badly_headed(draw: st.DrawFn) -> bytes:
     end = lines.index(b"")
     extra = draw(st.lists(EXTRA_LINES, min_size=1, max_size=2))
     if not draw(st.integers(0, 5)):
-        extra.append(draw(st.sampled_from([b"X-Long: " + b"l" * 9000, b"X-Long: " + b"l" * 40_000, b"X" * 30_000 + b": 1"])))
+        extra.append(
+            draw(st.sampled_from([b"X-Long: " + b"l" * 9000, b"X-Long: " + b"l" * 40_000, b"X" * 30_000 + b": 1"]))
+        )
     if not draw(st.integers(0, 9)):
         extra += [b"X-%d: y" % number for number in range(draw(st.sampled_from([100, 1000, 4000])))]
     at = draw(st.integers(1, end))
@@ -481,7 +535,9 @@ def asked_for_nothing(draw: st.DrawFn) -> bytes:
 
 
 MUTATIONS = st.lists(
-    st.tuples(st.sampled_from(["cut", "put", "swap", "again"]), st.floats(0, 1), st.floats(0, 1), st.binary(max_size=8)),
+    st.tuples(
+        st.sampled_from(["cut", "put", "swap", "again"]), st.floats(0, 1), st.floats(0, 1), st.binary(max_size=8)
+    ),
     min_size=1,
     max_size=4,
 )

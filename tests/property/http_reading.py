@@ -28,8 +28,11 @@ ENDING_CODES = {
 LATE_MS = 1_000_000_000_000
 """Purchases that say that they were sent before this moment, in 2001, come too late."""
 
+ENDING_STATUSES = {400, 408, 411, 413, 417, 431, 501}
+"""Theirs; an answer to HEAD has nothing else."""
+
 _HEAD_MAX = 10_000_000
-_SPACED = re.compile(rb"\A([!-~]+) +([!-~]+) +(?=HTTP/)")
+_SPACED = re.compile(rb"\A([!-~]+) +([!-~]+) +(?:HTTP|RTSP|ICE)/")
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,19 @@ class Rest(Enum):
 def second_opinion(data: bytes) -> tuple[list[Asked], Rest]:
     """The requests that h11 reads, a connection of its own for each, and what stands behind them.
 
-    Two things that RFC 9112 permits and h11 does not are put right here: empty lines before a request (2.2), and more than
-    one space in the request line (3).
+    Put right here is what RFC 9112 permits and h11 does not: empty lines before a request (2.2), and more than one space in
+    the request line (3); and the names of two protocols that the counter's parser takes for HTTP, with no other meaning.
     """
     asked: list[Asked] = []
-    while data := _SPACED.sub(rb"\1 \2 ", data.lstrip(b"\r\n")):
+    while data := _SPACED.sub(rb"\1 \2 HTTP/", data.lstrip(b"\r\n")):
         reader = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_MAX)
         try:
             reader.receive_data(data)
             request = reader.next_event()
             if not isinstance(request, h11.Request):
                 return asked, Rest.PART
+            if request.http_version not in (b"1.0", b"1.1"):
+                return asked, Rest.REFUSED
             body = b""
             while isinstance(event := reader.next_event(), h11.Data):
                 body += event.data
@@ -237,7 +242,7 @@ class Said:
     @property
     def ends(self) -> bool:
         """Whether it says that what came could not be read."""
-        return self.closes and self.code in ENDING_CODES
+        return self.closes and (self.code in ENDING_CODES or (not self.body and self.status in ENDING_STATUSES))
 
 
 _STATUS_LINE = re.compile(r"HTTP/1\.1 ([1-5]\d\d) [A-Z][A-Za-z ]+")

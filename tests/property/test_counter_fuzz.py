@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from springtide.model import QUANTITY_MAX
 from springtide.sale import connection
+from tests.integration.counter_client import get
 from tests.property.fuzzed_counter import Client, Guarded, Heard, guarded_counter, read_to_end, read_until_quiet
 from tests.property.http_grammar import (
     BODIES,
@@ -38,7 +39,9 @@ EXAMPLES = int(os.environ.get("SPRINGTIDE_FUZZ_EXAMPLES") or 0)
 
 def examples(count: int) -> settings:
     """So many examples, in a longer run as many as it asks for. Large ones are part of the grammar."""
-    return settings(max_examples=EXAMPLES or count, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
+    return settings(
+        max_examples=EXAMPLES or count, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow]
+    )
 
 
 pytestmark = pytest.mark.timeout(3600 if EXAMPLES else 120)
@@ -157,6 +160,8 @@ def test_clients_that_leave_or_disturb_one_another_get_their_own_answers(
         clients.append(Client(sent, delivery))
         models.append(model)
     heard = guarded.talk(*clients)
+    # Connections are accepted in order: when this one is answered, those that have gone already have been seen too.
+    guarded.talk(Client([get("/healthz")]))
     guarded.until_empty()
     taken = 0
     for client, told, model in zip(clients, heard, models, strict=True):

@@ -170,6 +170,7 @@ ALLOWED: dict[str, tuple[History, Ending]] = {
         REST,
     ),
     "a restock that may have been": (replace(GOOD, restocks=(replace(RESTOCK, status=0),)), REST),
+    "a restock that was put off and may have been": (replace(GOOD, restocks=(replace(RESTOCK, status=503),)), REST),
 }
 
 

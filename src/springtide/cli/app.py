@@ -55,6 +55,26 @@ def demo(  # noqa: PLR0913 - each is an option of the command line
 
 
 @app.command
+def serve(  # noqa: PLR0913 - each is an option of the command line
+    config: Annotated[Path | None, Parameter(help="The shop; without it, the one that comes along.")] = None,
+    *,
+    data: Annotated[Path, Parameter(help="Where everything is kept, over restarts.")] = Path("springtide-data"),
+    port: Annotated[int, Parameter(help="The shop's port, where buyers go.")] = 8080,
+    backoffice_port: Annotated[int, Parameter(help="The back office's port, for the merchant alone.")] = 8000,
+    try_payments: Annotated[bool, Parameter(help="A page where payments cost nothing, and links to buy by.")] = False,
+    inventory: Annotated[str, Parameter(help="HOST:PORT of a Valkey, or several of a cluster; else embedded.")] = "",
+    ledger: Annotated[str, Parameter(help="URL of a PostgreSQL to use; without it, an embedded one.")] = "",
+) -> int:
+    """Serve a shop on this machine until Ctrl-C: counters behind a balancer, back office, engines, all supervised."""
+    from springtide.cli.serve import ServeOptions, run_serve  # noqa: PLC0415 - each command loads only what it needs
+    from springtide.cli.stores import Given  # noqa: PLC0415 - as above
+
+    given = Given(inventory, ledger)
+    options = ServeOptions(config, data, port, backoffice_port, try_payments, given)
+    return _run(run_serve(options, dict(os.environ)))
+
+
+@app.command
 def torture(  # noqa: PLR0913 - each is an option of the command line
     *,
     faults: Annotated[int, Parameter(help="How many faults have to strike while something is in flight.")] = 40,
@@ -103,11 +123,15 @@ def counter(*, settings: SettingsFile, replica_id: str, announce: Path) -> int:
 
 
 @run.command
-def recorder(*, settings: SettingsFile) -> int:
+def recorder(
+    *,
+    settings: SettingsFile,
+    share: Annotated[str, Parameter(help="I/N: the I-th of N recorders, each with its share of the buckets.")] = "1/1",
+) -> int:
     """The recorder: journal to ledger."""
     from springtide.cli.run_workers import run_recorder  # noqa: PLC0415 - each command loads only what it needs
 
-    return _run(run_recorder(settings))
+    return _run(run_recorder(settings, share))
 
 
 @run.command
@@ -116,6 +140,14 @@ def backoffice(*, settings: SettingsFile, announce: Path) -> int:
     from springtide.cli.run_workers import run_backoffice  # noqa: PLC0415 - each command loads only what it needs
 
     return _run(run_backoffice(settings, announce))
+
+
+@run.command
+def paypage(*, settings: SettingsFile, backoffice: str, announce: Path) -> int:
+    """A page to try payments with."""
+    from springtide.cli.run_workers import run_paypage  # noqa: PLC0415 - each command loads only what it needs
+
+    return _run(run_paypage(settings, backoffice, announce))
 
 
 @run.command

@@ -6,10 +6,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from springtide.cli.stores import parse_address
+from springtide.cli.inventories import open_inventory
 from springtide.drivers.postgres import PostgresLedger
 from springtide.drivers.system import SystemClock
-from springtide.drivers.valkey import ValkeyInventory
 from springtide.sale.audit import AuditReport, audit
 
 LINES_MAX = 20
@@ -18,10 +17,9 @@ LINES_MAX = 20
 
 async def run_audit(sale: str, inventory: str, ledger: str, wait_s: float, *, as_json: bool = False) -> int:
     """0 when everything is proved, 1 when it is not. Raises UserError for an address that is none."""
-    host, port = parse_address(inventory)
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        valkey = await ValkeyInventory.connect(host, port, clock)
+        valkey = await open_inventory(inventory, clock)
         stack.push_async_callback(valkey.close)
         postgres = await PostgresLedger.connect(ledger, clock)
         stack.push_async_callback(postgres.close)

@@ -162,6 +162,7 @@ async def _start(
     config = inputs.config
     engines = await start_engines(stack, folders, clock, config, options.given, options.port)
     settings = make_settings(config.counter, config.counter.rate_max, engines.stores, ids)
+    settings = msgspec.structs.replace(settings, replicas_acked=config.inventory.replicas_acked, room=config.room)
     path = settings_file(folders, "settings", settings)
     workers = await start_workers(stack, folders, clock, path)
     runtime = make_runtime(folders, clock, path)

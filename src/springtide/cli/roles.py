@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from springtide.config import CounterSettings
+from springtide.config import CounterSettings, RoomSettings
 from springtide.errors import ConfigError
 
 STOP_S = 10.0
@@ -22,11 +22,11 @@ class RoleSettings(msgspec.Struct, frozen=True):
     """What every role needs: where the engines are, and the keys. Keys are hexadecimal.
 
     `bind_host` is where a role that serves listens. `library` names a file with the inventory's functions, in place of
-    those that come along. The keys of buyer tokens and tickets are derived from `token_master`.
+    those that come along. `inventory` is HOST:PORT, or several of a cluster; an order is acknowledged when
+    `replicas_acked` replicas have it on disk too. The keys of buyer tokens and tickets are derived from `token_master`.
     """
 
-    inventory_host: str
-    inventory_port: int
+    inventory: str
     ledger_dsn: str
     token_master: str
     webhook_secret: str
@@ -34,6 +34,9 @@ class RoleSettings(msgspec.Struct, frozen=True):
     rate_max: float | None
     bind_host: str = "127.0.0.1"
     library: str = ""
+    replicas_acked: int = 0
+    backoffice_port: int = 0
+    room: RoomSettings = RoomSettings()
 
     def functions(self) -> bytes | None:
         """The inventory's functions where `library` names some. Raises ConfigError when they cannot be read."""

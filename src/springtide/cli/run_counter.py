@@ -4,9 +4,10 @@ import asyncio
 import signal
 from pathlib import Path
 
+from springtide.cli.inventories import open_inventory, open_rooms
 from springtide.cli.roles import RoleSettings, read_settings, until_stopped
 from springtide.cli.roles import announce as write_announcement
-from springtide.decide.room import RoomPolicy
+from springtide.decide.room import policy_of
 from springtide.drivers.system import SystemClock, SystemIds
 from springtide.drivers.valkey import ValkeyInventory
 from springtide.drivers.valkey_room import ValkeyRoom
@@ -20,14 +21,14 @@ async def run_counter(settings_path: Path, replica_id: str, announce: Path) -> i
     """Serve until SIGTERM; SIGUSR1 drains: not ready any more, but every request is still served."""
     settings = read_settings(settings_path)
     clock = SystemClock()
-    inventory = await ValkeyInventory.connect(
-        settings.inventory_host,
-        settings.inventory_port,
+    inventory = await open_inventory(
+        settings.inventory,
         clock,
+        replicas_acked=settings.replicas_acked,
         journal_lag_max=settings.counter.journal_lag_max,
         library=settings.functions(),
     )
-    rooms = await ValkeyRoom.connect(settings.inventory_host, settings.inventory_port, clock)
+    rooms = await open_rooms(settings.inventory, clock)
     server, desk = _assemble(settings, inventory, rooms, clock, replica_id)
     draining: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
@@ -56,7 +57,7 @@ def _assemble(
         ids,
         RoomKeys(master),
         lambda: server.keys,
-        pass_ms=RoomPolicy().pass_ms,
+        pass_ms=policy_of(settings.room).pass_ms,
         load=lambda: server.load(),  # noqa: PLW0108 - the server is made after the desk, and needs it
     )
     server = CounterServer(

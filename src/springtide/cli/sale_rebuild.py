@@ -12,10 +12,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from springtide.cli.stores import parse_address
+from springtide.cli.inventories import open_inventory
 from springtide.drivers.postgres import PostgresLedger
 from springtide.drivers.system import SystemClock
-from springtide.drivers.valkey import ValkeyInventory
 from springtide.sale.rebuild import RebuildOptions, Rebuilt, rebuild
 
 
@@ -40,10 +39,9 @@ def rebuild_sale(
 
 async def run_rebuild(sale: str, inventory: str, ledger: str, options: RebuildOptions, *, as_json: bool = False) -> int:
     """0 when the sale is back. Raises UserError for an address that is none and a sale that cannot be rebuilt."""
-    host, port = parse_address(inventory)
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        valkey = await ValkeyInventory.connect(host, port, clock)
+        valkey = await open_inventory(inventory, clock, replicas_acked=0)
         stack.push_async_callback(valkey.close)
         postgres = await PostgresLedger.connect(ledger, clock)
         stack.push_async_callback(postgres.close)

@@ -146,13 +146,12 @@ async def _start(
         return engine
 
     places = Places(folders.out / "valkey", folders.out / "postgres")
-    stores, balancer = await all_started(
-        start_stores(stack, clock, options.given, places, config.inventory.disk_reserve_mb), envoy()
-    )
+    stores, balancer = await all_started(start_stores(stack, clock, options.given, places, config.inventory), envoy())
     secrets = await _with_owner(_secrets(folders.out, SystemIds()), folders.out, stores, clock)
     settings = RoleSettings(
-        inventory_host=stores.inventory_host,
-        inventory_port=stores.inventory_port,
+        inventory=stores.address,
+        replicas_acked=config.inventory.replicas_acked,
+        room=config.room,
         ledger_dsn=stores.ledger_dsn,
         token_master=secrets.token_master,
         webhook_secret=secrets.webhook_secret,
@@ -234,7 +233,7 @@ def _tell(options: ServeOptions, started: Started, sales: list[Sale], now_s: int
     """Where everything is. The process's own standard output, for a person."""
     shop, owner = f"http://127.0.0.1:{started.envoy.port}", options.data / "owner.key"
     lines = [
-        f"back office  {started.backoffice_url}/docs",
+        f"back office  {started.backoffice_url}/openapi.json",
         f"             its first key is in {owner}; list the sales with",
         f"             springtide sale list --url {started.backoffice_url} --key-file {owner}",
         f"shop         {shop}",

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from springtide.cli.inventories import open_inventory, parse_addresses
 from springtide.cli.supervisor import Supervisor
+from springtide.config import InventorySettings
 from springtide.drivers.child import Child
 from springtide.drivers.disk_guard import DiskGuard
 from springtide.drivers.embedded_postgres import EmbeddedPostgres, start_postgres
@@ -16,9 +18,7 @@ from springtide.drivers.netns import Namespace
 from springtide.drivers.postgres import PostgresLedger, migrate
 from springtide.drivers.system import SystemClock
 from springtide.drivers.valkey import ValkeyInventory
-from springtide.errors import UserError
 
-PORT_MAX = 65_535
 MB = 1_048_576
 
 _T = TypeVar("_T")
@@ -51,8 +51,7 @@ class Places:
 class Stores:
     """Addresses, drivers connected to them, and for embedded engines what keeps them up."""
 
-    inventory_host: str
-    inventory_port: int
+    address: str
     ledger_dsn: str
     inventory: ValkeyInventory
     ledger: PostgresLedger
@@ -63,34 +62,35 @@ class Stores:
 
 
 async def start_stores(
-    stack: AsyncExitStack, clock: SystemClock, given: Given, places: Places, reserve_mb: int
+    stack: AsyncExitStack, clock: SystemClock, given: Given, places: Places, settings: InventorySettings
 ) -> Stores:
     """Start what is not given, both at once; connect, and bring the schema up to date.
 
     Raises UserError for an address that is none, EngineError, and the drivers' errors when a given engine is not there.
     """
-    address = parse_address(given.inventory) if given.inventory else None
+    address = given.inventory
+    if address:
+        parse_addresses(address)
     valkey, postgres = await all_started(
-        _valkey(stack, clock, places, wanted=address is None), _postgres(stack, clock, places, wanted=not given.ledger)
+        _valkey(stack, clock, places, wanted=not address), _postgres(stack, clock, places, wanted=not given.ledger)
     )
     if valkey is not None:
-        address = (valkey.host, valkey.port)
-    assert address is not None  # noqa: S101 - it is given, or the engine has one
+        address = f"{valkey.host}:{valkey.port}"
     dsn = postgres.dsn if postgres is not None else given.ledger
-    inventory = await ValkeyInventory.connect(*address, clock, library=places.library)
+    inventory = await open_inventory(address, clock, replicas_acked=settings.replicas_acked, library=places.library)
     stack.push_async_callback(inventory.close)
     await migrate(dsn)
     ledger = await PostgresLedger.connect(dsn, clock)
     stack.push_async_callback(ledger.close)
     return Stores(
-        *address,
+        address,
         dsn,
         inventory,
         ledger,
         valkey=await _supervised(stack, clock, "valkey", valkey),
         postgres=await _supervised(stack, clock, "postgres", postgres),
         postgres_engine=postgres,
-        guard=await _guarded(stack, clock, valkey, reserve_mb),
+        guard=await _guarded(stack, clock, valkey, settings.disk_reserve_mb),
     )
 
 
@@ -108,15 +108,6 @@ async def all_started(*starting: Coroutine[Any, Any, _T]) -> Sequence[Any]:
         if error is not None:
             raise error
     return [task.result() for task in tasks]
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT`. Raises UserError."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) <= PORT_MAX:
-        msg = f"--inventory {text}: not an address; write HOST:PORT, for example 127.0.0.1:6379"
-        raise UserError(msg)
-    return host, int(port)
 
 
 async def _valkey(stack: AsyncExitStack, clock: SystemClock, places: Places, *, wanted: bool) -> EmbeddedValkey | None:

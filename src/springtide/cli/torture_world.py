@@ -22,7 +22,7 @@ from springtide.cli.world import (
     role,
     settings_file,
 )
-from springtide.config import CounterSettings
+from springtide.config import CounterSettings, InventorySettings
 from springtide.drivers import netns, small_disk
 from springtide.drivers.netns import Namespace, PrivateNetwork
 from springtide.drivers.small_disk import Ballast, mount_small_disk
@@ -31,6 +31,7 @@ from springtide.drivers.valkey_library import library_source
 from springtide.errors import EngineError, UserError
 from springtide.model import Role, Sale, Sku
 from springtide.sale.api_keys import make_key
+from springtide.sale.tokens import key_of
 from springtide.twin.torture.client import Address, Where
 from springtide.twin.torture.schedule import FaultKind
 
@@ -165,7 +166,7 @@ async def start_world(
     (folders.run / "valkey").mkdir(exist_ok=True)
     library = broken_library(options.broken) if options.broken else None
     places = Places(folders.run / "valkey", valkey_node=_node(network), postgres_node=_node(network), library=library)
-    stores = await start_stores(stack, clock, options.given, places, RESERVE_MB)
+    stores = await start_stores(stack, clock, options.given, places, InventorySettings(disk_reserve_mb=RESERVE_MB))
     sale, scarce = _sale(clock.now_ms())
     await stores.ledger.publish(sale)
     if not await stores.inventory.publish(sale):

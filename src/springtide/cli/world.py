@@ -95,16 +95,15 @@ async def start_engines(
         stack.push_async_callback(engine.stop)
         return engine
 
-    reserve_mb = config.inventory.disk_reserve_mb
-    stores = start_stores(stack, clock, given, Places(valkey_folder), reserve_mb)
+    settings = config.inventory
+    stores = start_stores(stack, clock, given, Places(valkey_folder), settings)
     return Engines(*await all_started(stores, envoy()))
 
 
 def make_settings(counter: CounterSettings, rate_max: float | None, stores: Stores, ids: SystemIds) -> RoleSettings:
     """The settings of every role of this run, with fresh keys."""
     return RoleSettings(
-        inventory_host=stores.inventory_host,
-        inventory_port=stores.inventory_port,
+        inventory=stores.address,
         ledger_dsn=stores.ledger_dsn,
         token_master=ids.secret().hex(),
         webhook_secret=ids.secret().hex(),

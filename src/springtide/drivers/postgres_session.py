@@ -24,6 +24,14 @@ ANSWER_S = 15.0
 ROWS_MAX = 100_000
 """The most rows that one call records or closes."""
 
+_WHEN_WE_VANISH = {
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+# The machine of a client that is lost inside a transaction would hold its row locks for hours by the defaults.
+
 _UNAVAILABLE = (
     OSError,  # refused, reset, no such socket; TimeoutError is one of them
     asyncpg.InterfaceError,  # the connection or the pool was closed under the call
@@ -120,7 +128,13 @@ class PostgresSession:
         """Connect to a database that `migrate` has prepared. Raises LedgerUnavailable."""
         with translated():
             pool = await asyncpg.create_pool(
-                dsn, min_size=1, max_size=connections_max, timeout=answer_s, init=_prepared, reset=_nothing_to_reset
+                dsn,
+                min_size=1,
+                max_size=connections_max,
+                timeout=answer_s,
+                init=_prepared,
+                reset=_nothing_to_reset,
+                server_settings=_WHEN_WE_VANISH,
             )
         return cls(pool, clock, answer_s)
 

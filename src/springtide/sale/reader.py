@@ -152,7 +152,8 @@ class RequestReader:
         elif fields[_CODING] is None and self._parsing().get_method() in (b"POST", b"PUT", b"PATCH"):
             self._refuse_parsing(LENGTH_REQUIRED)
         rare = fields[_HOST] is None or fields[_CODING] is not None or fields[_CONNECTION] is not None
-        if rare or self._parsing().should_upgrade():
+        # Two more that no header tells: CONNECT, and a version of which the parser knows more than we serve.
+        if rare or self._parsing().should_upgrade() or self._parsing().get_http_version() != "1.1":
             self._check_rare_headers()
         expectation = fields[_EXPECT]
         if expectation is not None:

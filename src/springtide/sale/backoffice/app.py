@@ -19,6 +19,8 @@ from springtide.sale.backoffice.office import Office
 from springtide.sale.backoffice.problems import answer_with_problems
 from springtide.sale.merchant import Merchant
 from springtide.sale.payments import Payments
+from springtide.sale.room_keeper import RoomKeeper
+from springtide.sale.stock_keeper import StockKeeper
 from springtide.sale.token_office import TokenOffice
 
 DESCRIPTION = (
@@ -30,12 +32,14 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class MerchantApi:
-    """The logic behind the routes that need a key."""
+    """The logic behind the routes that need a key, and what goes on beside them."""
 
     merchant: Merchant
     keys: KeyBook
     tokens: TokenOffice
     clock: Clock
+    stock: StockKeeper | None = None
+    rooms: RoomKeeper | None = None
 
 
 def merchant_api(inventory: Inventory, ledger: Ledger, clock: Clock, ids: Ids, token_master: bytes) -> MerchantApi:
@@ -45,6 +49,7 @@ def merchant_api(inventory: Inventory, ledger: Ledger, clock: Clock, ids: Ids, t
         keys=KeyBook(ledger, clock, ids),
         tokens=TokenOffice(inventory, ledger, clock, token_master),
         clock=clock,
+        stock=StockKeeper(inventory, clock, ids),
     )
 
 
@@ -62,6 +67,8 @@ def create_app(
         webhook_secret=webhook_secret,
         clock=api.clock,
         load=Load(),
+        stock=api.stock,
+        rooms=api.rooms,
     )
     app = FastAPI(
         title="Springtide back office",
@@ -88,7 +95,8 @@ def create_app(
 @contextlib.asynccontextmanager
 async def _working(office: Office) -> AsyncIterator[None]:
     """What goes on beside the requests."""
-    running = [asyncio.create_task(work()) for work in (office.payments.run, office.merchant.run, office.tokens.run)]
+    workers = (office.payments, office.merchant, office.tokens, office.stock, office.rooms)
+    running = [asyncio.create_task(worker.run()) for worker in workers if worker is not None]
     try:
         yield
     finally:

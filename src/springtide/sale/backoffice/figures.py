@@ -27,8 +27,10 @@ class Figures(Collector):
         yield GaugeMetricFamily("springtide_backoffice_in_flight", "Requests under way.", load.in_flight)
         yield GaugeMetricFamily("springtide_backoffice_in_flight_max", "The most there may be.", IN_FLIGHT_MAX)
         yield CounterMetricFamily("springtide_backoffice_refused", "Requests beyond that, answered 503.", load.refused)
+        yield CounterMetricFamily("springtide_backoffice_hung_up", "Clients that left in a request.", load.hung_up)
         yield GaugeMetricFamily("springtide_api_keys", "Keys of the API, as last read.", self._office.keys.size)
         yield GaugeMetricFamily("springtide_api_keys_max", "The most there may be.", KEYS_MAX)
+        yield from self._keepers()
         yield CounterMetricFamily("springtide_buyer_tokens", "Buyer tokens issued.", self._office.tokens.issued)
 
     def _payments(self) -> Iterator[Metric]:
@@ -42,6 +44,26 @@ class Figures(Collector):
         yield CounterMetricFamily("springtide_stock_returns", "Orders whose stock went back.", figures.returned)
         yield CounterMetricFamily("springtide_payment_failures", "Calls that an engine failed.", figures.failures)
         yield GaugeMetricFamily("springtide_expiry_on_hold", "1 while expiry waits.", bool(figures.holding))
+        yield CounterMetricFamily("springtide_restocks", "Restocks that were put into stock.", figures.restocked)
+        yield CounterMetricFamily("springtide_refunds_due", "Payments that have to be given back.", figures.refunds)
+        yield CounterMetricFamily(
+            "springtide_unsettled_orders", "Paid orders that the inventory could not be told of.", figures.unsettled
+        )
+        yield GaugeMetricFamily(
+            "springtide_buckets_held_up", "Buckets that take no stock back at present.", figures.held_up
+        )
+
+    def _keepers(self) -> Iterator[Metric]:
+        if self._office.stock is not None:
+            figures = self._office.stock.figures
+            yield GaugeMetricFamily("springtide_hot_skus", "SKUs whose stock lies in all buckets.", figures.hot)
+            yield CounterMetricFamily("springtide_stock_moved", "Units moved between buckets.", figures.moved_units)
+            yield CounterMetricFamily("springtide_stock_moves", "Moves they took.", figures.moves)
+            yield CounterMetricFamily("springtide_transfers_resumed", "Transfers that were cut off.", figures.resumed)
+            yield CounterMetricFamily("springtide_stock_failures", "Looks that failed.", figures.failures)
+        if self._office.rooms is not None:
+            for name, (text, read) in self._office.rooms.gauges().items():
+                yield GaugeMetricFamily(f"springtide_{name}", f"{text}.", read())
 
     def _merchant(self) -> Iterator[Metric]:
         figures = self._office.merchant.figures

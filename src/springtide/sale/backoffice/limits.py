@@ -1,7 +1,7 @@
 """What a request may take of the back office: its place among those under way, its body's length and its time."""
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from springtide.ports import Clock
@@ -21,10 +21,11 @@ ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Load(msgspec.Struct):
-    """How near the limit of requests under way is; and how many it has refused."""
+    """How near the limit of requests under way is; how many it has refused, and how many clients left meanwhile."""
 
     in_flight: int = 0
     refused: int = 0
+    hung_up: int = 0
 
 
 class Limits:
@@ -48,6 +49,8 @@ class Limits:
         self._load.in_flight += 1
         try:
             await self._app(scope, _Body(receive, self._clock, Request(scope)).receive, send)
+        except ClientDisconnect:
+            self._load.hung_up += 1  # there is nobody to answer, and nothing was begun without its body
         finally:
             self._load.in_flight -= 1
 

@@ -10,6 +10,8 @@ from springtide.sale.api_keys import KeyBook
 from springtide.sale.backoffice.limits import Load
 from springtide.sale.merchant import Merchant
 from springtide.sale.payments import Payments
+from springtide.sale.room_keeper import RoomKeeper
+from springtide.sale.stock_keeper import StockKeeper
 from springtide.sale.token_office import TokenOffice
 
 
@@ -26,6 +28,8 @@ class Office:
     webhook_secret: bytes
     clock: Clock
     load: Load
+    stock: StockKeeper | None
+    rooms: RoomKeeper | None
 
 
 def office_of(request: Request) -> Office:

@@ -16,6 +16,7 @@ FINDINGS_MAX = 1000
 
 ACKNOWLEDGED = frozenset({200, 201})
 _NOT_FOUND = 404
+_SERVER_ERROR = 500
 
 IN_THE_DARK = frozenset({"", "outcome_unknown", "internal"})
 """Codes of an answer that leaves open what happened; every other refusal says that this attempt reserved nothing."""
@@ -181,7 +182,9 @@ def _restocks(history: History, ending: Ending) -> Iterator[str]:
     for one in ending.totals:
         asked = [restock for restock in history.restocks if restock.sku == one.sku]
         added = sum(restock.quantity for restock in asked if restock.status in ACKNOWLEDGED)
-        open_ended = sum(restock.quantity for restock in asked if restock.status == 0)
+        open_ended = sum(
+            restock.quantity for restock in asked if restock.status == 0 or restock.status >= _SERVER_ERROR
+        )
         if not added <= one.restocked <= added + open_ended:
             yield f"{one.sku}: {added} units were restocked, and {open_ended} perhaps; the ledger has {one.restocked}"
 
