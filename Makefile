@@ -20,7 +20,7 @@ demo:
 
 test:
 	@sh tools/setup.sh dev
-	@exec .venv/bin/python -m pytest $(ARGS)
+	@exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 torture:
 	@sh tools/setup.sh runtime

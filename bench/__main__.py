@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import counter, idle, inventory, open_loop, polls, recorder, sold_out
+from bench import cluster, counter, idle, inventory, open_loop, polls, recorder, sold_out
 from bench.rows import Row, Skipped, show, write
 
 BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {
@@ -16,6 +16,7 @@ BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {
     "open_loop": open_loop.measure,
     "recorder": recorder.measure,
     "inventory": inventory.measure,
+    "cluster": cluster.measure,
 }
 
 

@@ -208,8 +208,8 @@ async def test_a_cut_counts_what_was_sold_whatever_came_back(inventory: Inventor
 async def test_acknowledged_entries_are_dropped_in_the_end(
     inventory: Inventory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(valkey, "RETAIN_MS", 30)
-    monkeypatch.setattr(inventory_bucket, "RETAIN_MS", 30)
+    monkeypatch.setattr(valkey, "RETAIN_MS", 400)
+    monkeypatch.setattr(inventory_bucket, "RETAIN_MS", 400)
     sale = await published(inventory, a_sale())
     start = (await inventory.holders(sale, 0, "")).position
     await buy(inventory, sale, want("ann"))
@@ -217,7 +217,7 @@ async def test_acknowledged_entries_are_dropped_in_the_end(
     first, second = await journal(inventory, sale)
     await inventory.acknowledge(sale, 0, [first.entry_id])
     assert not (await inventory.holders(sale, 0, start)).complete
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.45)
     await inventory.acknowledge(sale, 0, [first.entry_id])
     assert (await inventory.holders(sale, 0, start)).complete
     # What is open stays, however old it is.

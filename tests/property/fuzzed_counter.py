@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from structlog.typing import EventDict
 
 from springtide.drivers.memory.inventory import MemoryInventory
 from springtide.drivers.system import SystemClock, SystemIds
-from springtide.model import QUANTITY_MAX, STOCK_MAX, HeldOrder, Sku
+from springtide.model import QUANTITY_MAX, STOCK_MAX, HeldOrder, ReserveRequest, ReserveResult, Sku
 from springtide.sale import metrics
 from springtide.sale.counter import CounterServer, event_loop_factory
 from springtide.sale.problems import INTERNAL
@@ -25,10 +25,11 @@ from tests.integration.counter_client import KEYS, ROOMY, SALE, make_sale, purch
 from tests.property.http_grammar import BUYERS, Delivery, End
 
 WAIT_S = 15.0
-PAUSE_S = 0.002
+PAUSE_S = 0.001
 LONG_MS = 24 * 3_600_000
 JOURNAL_MAX = 10_000_000
 SKUS = ("tea", "cup")
+AT_ONCE = Delivery()
 
 _T = TypeVar("_T")
 _examples = itertools.count()
@@ -44,17 +45,25 @@ class LeapingClock(SystemClock):
         return super().monotonic_s() + self.leapt_s
 
 
+class UnhurriedInventory(MemoryInventory):
+    """One whose answers take a moment, in which more arrives from the same client."""
+
+    async def reserve(self, sale: str, bucket: int, batch: Sequence[ReserveRequest]) -> list[ReserveResult]:
+        await asyncio.sleep(2 * PAUSE_S)
+        return await super().reserve(sale, bucket, batch)
+
+
 @dataclass(frozen=True)
 class Client:
     """What one client sends, and how."""
 
     stream: Sequence[bytes]
-    delivery: Delivery = Delivery()
+    delivery: Delivery = AT_ONCE
 
 
 @dataclass
 class Heard:
-    """What a client received. `finished`: the counter closed in good order; else it reset the connection, or the client left."""
+    """What a client received. `finished`: the counter closed in good order, rather than by a reset."""
 
     received: bytes = b""
     finished: bool = False
@@ -172,11 +181,9 @@ def _end(one: socket.socket, end: End, told: Heard) -> None:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if end is not End.HALF_CLOSE:
         return
-    try:
+    # It may have been reset already.
+    with suppress(OSError):
         one.shutdown(socket.SHUT_WR)
-    except OSError:
-        # Reset already.
-        pass
     read_to_end(one, told)
 
 
@@ -210,7 +217,7 @@ def guarded_counter() -> Iterator[Guarded]:
 
     async def serve(logs: list[EventDict]) -> None:
         clock = LeapingClock()
-        inventory = MemoryInventory(clock, journal_lag_max=JOURNAL_MAX)
+        inventory = UnhurriedInventory(clock, journal_lag_max=JOURNAL_MAX)
         skus = tuple(Sku(sku, sku.title(), 1, STOCK_MAX // 2, per_buyer_max=QUANTITY_MAX) for sku in SKUS)
         now_ms = clock.now_ms()
         sale = make_sale(skus=skus, opens_ms=now_ms - 1000, closes_ms=now_ms + LONG_MS, hold_ms=LONG_MS)

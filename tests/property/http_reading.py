@@ -14,6 +14,8 @@ from tests.property.http_grammar import SALE
 STATUSES = {100, 200, 201, 202, 400, 401, 404, 405, 408, 409, 411, 413, 417, 422, 431, 501, 503}
 """What the counter may answer to whatever a client sends; 503 only where the model says so."""
 
+OPERATORS = {b"/healthz": {200}, b"/metrics": {200}, b"/readyz": {200, 503}}
+
 ENDING_CODES = {
     "bad_http",
     "content_too_large",
@@ -66,8 +68,8 @@ class Rest(Enum):
 def second_opinion(data: bytes) -> tuple[list[Asked], Rest]:
     """The requests that h11 reads, a connection of its own for each, and what stands behind them.
 
-    Put right here is what RFC 9112 permits and h11 does not: empty lines before a request (2.2), and more than one space in
-    the request line (3); and the names of two protocols that the counter's parser takes for HTTP, with no other meaning.
+    Put right is what RFC 9112 permits and h11 does not: empty lines before a request (2.2), and more than one space
+    in the request line (3); and the names of two protocols that the counter's parser takes for HTTP, meaning the same.
     """
     asked: list[Asked] = []
     while data := _SPACED.sub(rb"\1 \2 HTTP/", data.lstrip(b"\r\n")):
@@ -115,22 +117,26 @@ class Model:
         """What may be answered to this request, read as it is; a purchase that may succeed is taken to have."""
         path = _path(asked.target)
         reading = asked.method in (b"GET", b"HEAD")
-        if path in (b"/healthz", b"/metrics"):
-            return {200} if reading else {405}
-        if path == b"/readyz":
-            return {200, 503} if reading else {405}
+        if path in OPERATORS:
+            return OPERATORS[path] if reading else {405}
         if not path.startswith(b"/v1/sales/"):
             return {404}
         sale, *rest = path.removeprefix(b"/v1/sales/").split(b"/")
-        if not rest:
-            return ({200} if sale == SALE.encode() else {404}) if reading else {405}
-        if rest == [b"orders"] and asked.method == b"POST":
-            return self._purchase(asked, sale)
-        if rest[0] != b"orders" or len(rest) > 2:
+        if rest[:1] == [b"orders"]:
+            return self._orders(asked, sale, rest[1:])
+        if rest:
             return {404}
-        if rest == [b"orders", b""]:
+        return ({200} if sale == SALE.encode() else {404}) if reading else {405}
+
+    def _orders(self, asked: Asked, sale: bytes, below: list[bytes]) -> set[int]:
+        if asked.method == b"POST" and not below:
+            return self._purchase(asked, sale)
+        if len(below) > 1:
+            return {404}
+        if below == [b""]:
+            # Nothing says whether an order without a name is all orders or none.
             return {200, 401, 404, 405}
-        return self._orders(asked, sale, rest[1:]) if reading else {405}
+        return self._told(asked, sale, below) if asked.method in (b"GET", b"HEAD") else {405}
 
     def _buyer(self, asked: Asked, sale: bytes) -> str | None:
         authorizations = asked.values(b"authorization")
@@ -138,7 +144,7 @@ class Model:
             return None
         return self.tokens.get(authorizations[0][7:])
 
-    def _orders(self, asked: Asked, sale: bytes, order: list[bytes]) -> set[int]:
+    def _told(self, asked: Asked, sale: bytes, order: list[bytes]) -> set[int]:
         buyer = self._buyer(asked, sale)
         if buyer is None:
             return {401}
@@ -204,18 +210,27 @@ def _refuse(constant: str) -> None:
     raise _NotJson(constant)
 
 
+class _Members(list[tuple[str, Any]]):
+    """An object with all its members: a name may come twice."""
+
+
 def _order(body: bytes) -> tuple[str, int] | None:
-    """SKU and quantity when the body is an order; None when it is none."""
+    """SKU and quantity when the body is an order, and would be one with any of a member's values; else None."""
     try:
-        read: Any = json.loads(body.decode(), parse_constant=_refuse)
+        read = json.loads(body.decode(), parse_constant=_refuse, object_pairs_hook=_Members)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(read, dict) or not read.keys() <= {"sku", "quantity"}:
+    if not isinstance(read, _Members) or not all(_is_member(name, value) for name, value in read):
         return None
-    sku, quantity = read.get("sku"), read.get("quantity", 1)
-    if not isinstance(sku, str) or type(quantity) is not int or not 1 <= quantity <= QUANTITY_MAX:
-        return None
-    return sku, quantity
+    order = dict(read)
+    return (order["sku"], order.get("quantity", 1)) if "sku" in order else None
+
+
+def _is_member(name: str, value: object) -> bool:
+    if name == "sku":
+        # Python's reader takes half a surrogate pair, which is no text.
+        return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+    return name == "quantity" and type(value) is int and 1 <= value <= QUANTITY_MAX
 
 
 # --- what was answered --------------------------------------------------------------------------------------

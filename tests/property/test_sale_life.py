@@ -221,7 +221,7 @@ class SaleLife(RuleBasedStateMachine):
         self.run(self.keeper.look())
 
     @rule(paused=st.booleans())
-    def pause(self, paused: bool) -> None:
+    def pause(self, *, paused: bool) -> None:
         self.paused = paused
         self.run(self.inventory.pause("live", paused))
 

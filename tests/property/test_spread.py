@@ -21,8 +21,9 @@ def after(buckets: list[BucketDemand], home: int, *, hot: bool) -> list[int]:
     return stock
 
 
-@given(buckets_of_stock, st.booleans(), st.data())
-def test_moves_keep_every_unit(buckets: list[BucketDemand], hot: bool, data: st.DataObject) -> None:
+@given(buckets_of_stock, st.data())
+def test_moves_keep_every_unit(buckets: list[BucketDemand], data: st.DataObject) -> None:
+    hot = data.draw(st.booleans())
     home = data.draw(st.integers(0, len(buckets) - 1))
     assert sum(after(buckets, home, hot=hot)) == sum(bucket.stock for bucket in buckets)
     assert len(moves(buckets, home, POLICY, hot=hot)) <= len(buckets)

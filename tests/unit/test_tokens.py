@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from springtide.sale.tokens import TOKEN_BYTES_MAX, TokenError, TokenKeys, sign_token
+from springtide.model import TokenRing
+from springtide.sale.tokens import TOKEN_BYTES_MAX, TokenError, TokenKeys, keys_of, sign_token
 
 OLD, NEW = b"o" * 32, b"n" * 32
 NOW_S = 1_800_000_000
@@ -83,3 +84,26 @@ def test_only_identifiers_are_signed(name: str) -> None:
         sign_token(OLD, name, "evening", NOW_S)
     with pytest.raises(ValueError, match="must be 1 to 64"):
         sign_token(OLD, "anna", name, NOW_S)
+
+
+MASTER = b"m" * 32
+
+
+def test_the_newest_generation_signs_and_all_of_the_ring_verify() -> None:
+    keys = keys_of(MASTER, TokenRing(3, 5))
+    token = keys.sign("anna", "evening", NOW_S).encode()
+    newest = hmac.digest(MASTER, b"springtide buyer token 5", hashlib.sha256)
+    assert TokenKeys((newest,)).verify(token, b"evening", 0) == "anna"
+    for generation in (3, 4, 5):
+        older = keys_of(MASTER, TokenRing(generation, generation)).sign("bert", "evening", NOW_S).encode()
+        assert keys.verify(older, b"evening", 0) == "bert"
+    for generation in (2, 6):
+        other = keys_of(MASTER, TokenRing(generation, generation)).sign("bert", "evening", NOW_S).encode()
+        with pytest.raises(TokenError):
+            keys.verify(other, b"evening", 0)
+
+
+@pytest.mark.parametrize(("master", "ring"), [(b"short", (1, 1)), (MASTER, (2, 1)), (MASTER, (1, 5))])
+def test_a_ring_is_of_one_to_four_generations_under_a_long_master_key(master: bytes, ring: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"master key|token ring"):
+        keys_of(master, TokenRing(*ring))

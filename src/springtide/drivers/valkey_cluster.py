@@ -143,7 +143,7 @@ class ClusterStore:
                     await task
         await asyncio.gather(*(primary.close() for primary in self._primaries.values()), *self._retiring)
 
-    async def _at_owner(self, tag: str, send: Callable[[Primary, bool], Awaitable[Any]]) -> Any:  # noqa: ANN401 - a reply
+    async def _at_owner(self, tag: str, send: Callable[[Primary, bool], Awaitable[Any]]) -> Any:  # noqa: ANN401 - a reply has the shape of its command
         slot = slot_of(tag)
         primary, asking = await self._owner(slot), False
         for attempt in range(1, REDIRECTS_MAX + 1):

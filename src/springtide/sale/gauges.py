@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from springtide.sale import batcher, holderset, hotcache, order_status, refusals
+from springtide.sale import batcher, glance, holderset, hotcache, order_status, purchase, refusals
 from springtide.sale.metrics import Gauges
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ def _callers(counter: "CounterServer") -> Gauges:
 
 def _memory(counter: "CounterServer") -> Gauges:
     return {
+        "lines_known": ("Lines of requests that are remembered", lambda: len(counter.listener.lines)),
+        "lines_known_max": ("Limit of them", lambda: 2 * glance.LINES_MAX),
+        "bodies_known": ("Bodies of purchases that are remembered", lambda: len(counter.bodies)),
+        "bodies_known_max": ("Limit of them", lambda: purchase.BODIES_MAX),
         "sales_cached": ("Sales whose page is kept true", lambda: len(counter.pages)),
         "sales_cached_max": ("Limit of them", lambda: hotcache.SALES_MAX),
         "sold_out_flags": ("SKUs of which no unit was seen last", lambda: counter.pages.sold_out_flags),

@@ -57,6 +57,7 @@ class Listener:
         "figures",
         "glance",
         "in_flight",
+        "lines",
         "now_ms",
         "now_s",
         "watchers",
@@ -68,7 +69,8 @@ class Listener:
         self.figures = figures
         self.connections_max = connections_max
         self.body_bytes_max = body_bytes_max
-        self.glance = Glance(body_bytes_max).whole
+        self.lines = Glance(body_bytes_max)
+        self.glance = self.lines.whole
         self.connections: set[Connection] = set()
         self.in_flight = 0
         self.draining = False

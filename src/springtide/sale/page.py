@@ -98,14 +98,17 @@ class Page:
         if limit is None:
             return None
         if order.quantity > limit:
-            return ReserveStatus.LIMIT_REACHED
-        return ReserveStatus.SOLD_OUT if order.sku in self.sold_out else None
+            return _LIMIT_REACHED
+        return _SOLD_OUT if order.sku in self.sold_out else None
 
     def pay_member(self, order_id: str) -> str:
         """`,"pay_url":"…"` for an order's JSON; empty when the shop tells the buyer otherwise."""
         return self.pay_json.replace(_ORDER_ID, order_id)
 
 
+# Looked up once: an enum does that in Python.
+_SOLD_OUT: Final = ReserveStatus.SOLD_OUT
+_LIMIT_REACHED: Final = ReserveStatus.LIMIT_REACHED
 _CLOSED_STATES: Final = {
     "upcoming": ReserveStatus.NOT_OPEN,
     "closed": ReserveStatus.CLOSED,

@@ -6,7 +6,7 @@ nothing is between two of them.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -33,6 +33,7 @@ SALES_MAX = 4096
 
 _LATE = ReserveResult(ReserveStatus.LATE)
 _UNKNOWN = ReserveResult(ReserveStatus.UNKNOWN)
+_SOLD_OUT: Final = ReserveStatus.SOLD_OUT  # looked up once: an enum does that in Python
 
 
 _Want = tuple[str, int, str, int]
@@ -85,7 +86,7 @@ class PooledStock:
     async def reserve(self, sale: str, bucket: int, batch: Sequence[ReserveRequest]) -> list[ReserveResult]:
         """Decide a batch. SOLD_OUT is final; LATE where it could not be settled in ROUNDS_MAX fetches."""
         results = await self._inventory.reserve(sale, bucket, batch)
-        dry = [at for at, result in enumerate(results) if result.status is ReserveStatus.SOLD_OUT]
+        dry = [at for at, result in enumerate(results) if result.status is _SOLD_OUT]
         # From here on some of the batch may be sold: a failure is about those that are still undecided, not about them.
         rounds = 0
         while dry:
@@ -115,7 +116,7 @@ class PooledStock:
             again = [_LATE] * len(places)
         for at, result in zip(places, again, strict=True):
             results[at] = result
-        return [at for at in places if results[at].status is ReserveStatus.SOLD_OUT]
+        return [at for at in places if results[at].status is _SOLD_OUT]
 
     async def _buckets_of(self, sale: str) -> int:
         buckets = self._buckets.get(sale)

@@ -49,6 +49,11 @@ _KEY_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:
 _CHALLENGE = b"WWW-Authenticate: Bearer\r\n"
 _SERVICE_UNAVAILABLE = 503
 
+# Looked up once: an enum does that in Python.
+_RESERVED: Final = ReserveStatus.RESERVED
+_LIMIT_REACHED: Final = ReserveStatus.LIMIT_REACHED
+_NOT_OPEN: Final = ReserveStatus.NOT_OPEN
+
 _REFUSALS: Final = {
     ReserveStatus.KEY_REUSED: problems.KEY_REUSED,
     ReserveStatus.SOLD_OUT: problems.SOLD_OUT,
@@ -285,7 +290,7 @@ class PurchaseConnection(HttpConnection):
         figures = self.listener.figures
         figures.latency(now_s - self.started_s)
         status = result.status
-        if status is ReserveStatus.RESERVED:
+        if status is _RESERVED:
             figures.successes[metrics.RESERVED] += 1
             self.reply(_CREATED, self._order_body(request, result, "reserved"))
             page = self._page
@@ -369,9 +374,9 @@ class PurchaseConnection(HttpConnection):
         problem = _REFUSALS[status]
         body = b""
         extra = b""
-        if status is ReserveStatus.LIMIT_REACHED and result.order_id:
+        if status is _LIMIT_REACHED and result.order_id:
             body = problem.body_of(problem.detail, result.order_id)
-        elif status is ReserveStatus.NOT_OPEN and self._page is not None:
+        elif status is _NOT_OPEN and self._page is not None:
             opens_in_ms = self._page.opens_ms - counter.clock.now_ms() - self._page.skew_ms
             extra = counter.retry_after(max(0.0, opens_in_ms / 1000), NOT_OPEN_SPAN_S)
         if problem.status == _SERVICE_UNAVAILABLE:
