@@ -283,7 +283,10 @@ def read_answers(received: bytes, heads: list[bool], *, cut_short: bool = False)
         body = b""
         if status >= 200:
             size = int(headers["content-length"])
-            if final < len(heads) and heads[final] and not (headers.get("connection") == "close" and len(rest) == size):
+            # A refusal that ends the connection has a body when it is not certain that HEAD was asked.
+            may_be_bare = final >= len(heads) or heads[final]
+            last = headers.get("connection") == "close" and len(rest) in (0, size)
+            if may_be_bare and (not rest if last else final < len(heads)):
                 size = 0
             if len(rest) < size:
                 if cut_short:

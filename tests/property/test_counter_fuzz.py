@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from springtide.model import QUANTITY_MAX
@@ -226,6 +226,7 @@ def test_who_sends_a_little_now_and_then_has_a_limited_time_for_the_whole(
 ) -> None:
     sent, _ = sent_by(guarded, [message.wire()])
     pieces = Delivery(cuts=tuple(places)).pieces(sent)[:-1]
+    assume(pieces)
     reserved = guarded.reserved
     told = Heard()
     with guarded.connect() as client:
