@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.commandline import SMALL, command, environment, processes_with, springtide
+from tests.e2e.watched import assert_nothing_lost
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -19,26 +20,6 @@ def report_of(out: Path, *options: str) -> tuple[int, dict[str, Any]]:
     assert (out / "report.json").exists(), done.stderr
     assert not processes_with(str(out))
     return done.returncode, json.loads((out / "report.json").read_text())
-
-
-def assert_nothing_lost(report: dict[str, Any]) -> None:
-    assert report["acknowledged"] > 0
-    assert (report["oversold"], report["lost"], report["duplicates"]) == (0, 0, 0)
-    assert not any(report["stock_differences"].values())
-    assert report["crowd"]["conflicting"] == 0
-    assert report["crowd"]["unanswered"] == 0
-
-
-def test_a_sale_keeps_every_promise_and_gives_the_cloud_back(tmp_path: Path) -> None:
-    status, report = report_of(tmp_path / "out")
-    assert_nothing_lost(report)
-    assert report["acknowledged"] <= report["recorded"]
-    assert report["nodes_rented"] > 0
-    assert report["nodes_left"] == 0
-    assert status in {0, 1, 3}
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "A small sale" in page
-    assert 'src="http' not in page
 
 
 def test_without_scaling_nothing_is_rented_and_the_peak_is_shed(tmp_path: Path) -> None:

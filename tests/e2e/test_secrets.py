@@ -1,151 +1,41 @@
-"""The keys of a run stay in its private files: no command line, environment, log, report or metric has them."""
+"""One whole run, watched: it keeps every promise, and its keys stay in its private files.
+
+No command line, environment, log, report or metric has them.
+"""
 
 import base64
-import contextlib
 import json
 import os
 import re
 import stat
-import subprocess
-import time
-import urllib.request
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.e2e.commandline import SMALL, command, environment
+from tests.e2e.commandline import processes_with
+from tests.e2e.watched import Watched, assert_nothing_lost, leaks, watched_run
 
-pytestmark = pytest.mark.timeout(150)
-
-SALE_ENDS_S = 100.0
-POLL_S = 0.25
-SECRET_NAME = re.compile(r"key|secret|master|token|password")
-NO_SECRETS = {"client_token"}
-"""What makes a request to a cloud idempotent is named like one (RunInstances: ClientToken)."""
-
-SECRET_LETTERS_MIN = 16
-PASSWORD = re.compile(r"password=([^\s&]+)|://[^/:@]*:([^@/]+)@")
-TOKEN = re.compile(rb"v1\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.\d{10}\.[A-Za-z0-9_-]{43}")
-"""A buyer token, with which anybody could buy in the buyer's name."""
-
-QUICK = {
-    "opens_after_s = 8.0": "opens_after_s = 1.0",
-    "closes_after_s = 16.0": "closes_after_s = 5.0",
-    "hold_s = 3.0": "hold_s = 1.0",
-    "lasts_s = 4.0": "lasts_s = 3.0",
-    "ready_s = 2.0": "ready_s = 0.5",
-    "pay_after_s = 1.0": "pay_after_s = 0.3",
-}
-DEMAND = "second,requests_per_second\n0,5\n1,40\n2,30\n3,30\n4,20\n5,5\n"
-
-
-@dataclass
-class Watched:
-    """What was seen of a run from outside, while it lasted and afterwards; secrets by their names in the files."""
-
-    out: Path
-    returncode: int = -1
-    said: bytes = b""
-    secrets: dict[str, str] = field(default_factory=dict)
-    processes: set[bytes] = field(default_factory=set)
-    metrics: list[bytes] = field(default_factory=list)
-    run_folders: set[Path] = field(default_factory=set)
-    files: dict[Path, os.stat_result] = field(default_factory=dict)
-    contents: dict[Path, bytes] = field(default_factory=dict)
-
-    def look(self, demo: psutil.Process) -> None:
-        """Note what can be seen now."""
-        for process in [demo, *demo.children(recursive=True)]:
-            # One that ends meanwhile has no more to show.
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{process.pid}/cmdline").read_bytes()
-                self.processes |= {words, Path(f"/proc/{process.pid}/environ").read_bytes()}
-                named = words.split(b"\0")
-                for option in (b"--settings", b"--spec"):
-                    if option in named:
-                        self.run_folders.add(Path(named[named.index(option) + 1].decode()).parent)
-        for folder in self.run_folders:
-            self._look_into(folder)
-
-    def _look_into(self, folder: Path) -> None:
-        for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):
-                if stat.S_ISREG(path.lstat().st_mode):
-                    self.contents[path] = path.read_bytes()
-                    self.files[path] = path.lstat()
-                    self._read(path)
-
-    def _read(self, path: Path) -> None:
-        if path.suffix != ".json":
-            return
-        with contextlib.suppress(ValueError):
-            read = json.loads(self.contents[path])
-            self.secrets |= secrets_in(read, path.stem)
-            if isinstance(read, dict) and isinstance(read.get("port"), int):
-                with (
-                    contextlib.suppress(OSError),
-                    urllib.request.urlopen(f"http://127.0.0.1:{read['port']}/metrics", timeout=2) as answer,
-                ):
-                    self.metrics.append(answer.read())
-
-
-def secrets_in(value: Any, name: str) -> dict[str, str]:
-    """All texts in it that are named like a secret, and passwords in addresses."""
-    if isinstance(value, dict):
-        return {k: text for key, one in value.items() for k, text in secrets_in(one, f"{name}.{key}").items()}
-    if isinstance(value, list):
-        return {k: text for at, one in enumerate(value) for k, text in secrets_in(one, f"{name}.{at}").items()}
-    if not isinstance(value, str):
-        return {}
-    own = name.rpartition(".")[2]
-    if SECRET_NAME.search(own) and own not in NO_SECRETS and len(value) >= SECRET_LETTERS_MIN:
-        return {name: value}
-    return {f"{name} password": first or second for first, second in PASSWORD.findall(value)}
-
-
-def spellings(secret: str) -> set[bytes]:
-    """The secret as text, as the bytes of which it is the hexadecimal text, and in base64 without padding."""
-    forms = {secret.encode(), secret.upper().encode()}
-    raws = {secret.encode()}
-    with contextlib.suppress(ValueError):
-        raws.add(bytes.fromhex(secret))
-    for raw in raws:
-        forms |= {raw, base64.b64encode(raw).rstrip(b"="), base64.urlsafe_b64encode(raw).rstrip(b"=")}
-    return forms
-
-
-def leaks(text: bytes, secrets: dict[str, str]) -> list[str]:
-    """The names of the secrets that stand in the text, in any spelling; and whether a buyer token does."""
-    found = [name for name, secret in secrets.items() if any(form in text for form in spellings(secret))]
-    return found + ["a buyer token"] * bool(TOKEN.search(text))
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    folder = tmp_path_factory.mktemp("secrets")
-    text = SMALL.read_text()
-    for old, new in QUICK.items():
-        assert old in text
-        text = text.replace(old, new)
-    (folder / "sale.toml").write_text(text)
-    (folder / "small.csv").write_text(DEMAND)
-    seen = Watched(folder / "out")
-    words = command("demo", str(folder / "sale.toml"), "--out", str(seen.out))
-    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as demo:
-        process = psutil.Process(demo.pid)
-        until = time.monotonic() + SALE_ENDS_S
-        while demo.poll() is None and time.monotonic() < until:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                seen.look(process)
-            time.sleep(POLL_S)
-        if demo.poll() is None:
-            demo.terminate()
-        seen.said, _ = demo.communicate(timeout=30)
-    seen.returncode = demo.returncode
-    return seen
+    return watched_run(tmp_path_factory.mktemp("watched") / "out")
+
+
+def test_a_sale_keeps_every_promise_and_gives_the_cloud_back(watched: Watched) -> None:
+    out = watched.out
+    assert (out / "report.json").exists(), watched.said.decode()
+    assert not processes_with(str(out))
+    report = json.loads((out / "report.json").read_text())
+    assert_nothing_lost(report)
+    assert report["acknowledged"] <= report["recorded"]
+    assert report["nodes_rented"] > 0
+    assert report["nodes_left"] == 0
+    assert watched.returncode in {0, 1, 3}
+    page = (out / "report.html").read_text()
+    assert "A small sale" in page
+    assert 'src="http' not in page
 
 
 def test_the_run_had_secrets_and_all_of_it_was_seen(watched: Watched) -> None:
