@@ -288,7 +288,9 @@ async def test_a_conflicting_answer_is_noticed(
 
 async def test_nothing_listens_is_an_unavailable_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("springtide.twin.crowd.buyers.ASKS_MAX", 2)
-    summary = await run(make_spec(tmp_path, "http://127.0.0.1:9", [30]))
+    spec = make_spec(tmp_path, "http://127.0.0.1:9", [30])
+    patient = msgspec.structs.replace(spec.settings, answer_timeout_s=20.0)  # a busy machine refuses late
+    summary = await run(msgspec.structs.replace(spec, settings=patient))
     assert summary.availability == 0.0
     assert summary.answers == {"0 connection": summary.requests}
 

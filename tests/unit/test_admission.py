@@ -132,6 +132,18 @@ def test_a_buyer_never_gets_more_than_burst_and_rate(rate: float, burst: int, ga
             assert count <= burst + (end - start) * rate + 1e-6
 
 
+def test_buyers_are_remembered_until_their_allowance_is_full_and_no_longer_than_twice_that() -> None:
+    rates = Rates(10.0, 3)
+    rates.wait_s("early", 5.0)
+    for _ in range(3):
+        assert rates.wait_s("anna", 5.29) == 0.0
+    assert rates.wait_s("bert", 5.31) == 0.0, "a new generation begins"
+    assert rates.wait_s("anna", 5.31) > 0, "an allowance that is not full is remembered"
+    assert rates.wait_s("bert", 5.7) == 0.0
+    assert rates.wait_s("bert", 6.1) == 0.0
+    assert len(rates) == 2, "only one buyer, in both generations"
+
+
 def test_buyers_are_forgotten_in_generations_and_bounded() -> None:
     rates = Rates(0.001, 1, callers_max=10)
     assert rates.wait_s("anna", 0.0) == 0.0

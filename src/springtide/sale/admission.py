@@ -96,7 +96,7 @@ class Rates:
     generation of callers is forgotten as a whole.
     """
 
-    __slots__ = ("_full_at", "_full_at_before", "_step_s", "_tolerance_s", "callers_max")
+    __slots__ = ("_full_at", "_full_at_before", "_step_s", "_tolerance_s", "_until_s", "callers_max")
 
     def __init__(self, rate_max: float, burst_max: int, callers_max: int = CALLERS_MAX) -> None:
         """`rate_max` requests a second for ever, and up to `burst_max` at once after a pause."""
@@ -105,6 +105,7 @@ class Rates:
         self.callers_max = callers_max
         self._full_at: dict[str, float] = {}
         self._full_at_before: dict[str, float] = {}
+        self._until_s = float("-inf")
 
     def __len__(self) -> int:
         """How many callers are remembered; one in both generations counts twice."""
@@ -112,12 +113,13 @@ class Rates:
 
     def wait_s(self, caller: str, now_s: float) -> float:
         """0 and one request is taken from the caller's allowance; or the seconds until one is there again."""
+        if now_s >= self._until_s:
+            self._age(now_s)
         full_at = self._full_at.get(caller)
         if full_at is None:
             full_at = self._full_at_before.get(caller, now_s)
             if len(self._full_at) >= self.callers_max:
-                self._full_at_before = self._full_at
-                self._full_at = {}
+                self._age(now_s)
         if full_at <= now_s:
             self._full_at[caller] = now_s + self._step_s
             return 0.0
@@ -127,6 +129,12 @@ class Rates:
             return over_s
         self._full_at[caller] = full_at + self._step_s
         return 0.0
+
+    def _age(self, now_s: float) -> None:
+        """Begin a new generation. It need not last longer than the longest time in which an allowance is full again."""
+        self._full_at_before = self._full_at
+        self._full_at = {}
+        self._until_s = now_s + self._tolerance_s + self._step_s
 
 
 class RetrySpread:

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from typing_extensions import override
@@ -14,6 +14,9 @@ from springtide.sale.glance import Request
 from springtide.sale.order_status import moment, order_json
 from springtide.sale.page import Page
 from springtide.sale.purchase import JSON, NO_STORE, OK, PurchaseConnection
+
+PLACES_MAX = 256
+"""Targets of purchases that are remembered with their sales."""
 
 _METRICS_OK = b"HTTP/1.1 200 OK\r\nContent-Type: " + metrics.CONTENT_TYPE + b"\r\n"
 _ACCEPTED = b"HTTP/1.1 202 Accepted\r\n" + JSON
@@ -36,16 +39,19 @@ class BuyerConnection(PurchaseConnection):
         self._looked_up = False
         counter = self.counter
         capacity = counter.capacity
-        if request.url[:1] != b"/":
+        sale = _bought_in(request.url) if request.method == b"POST" else b""
+        if not sale and request.url[:1] != b"/":
             request.url = _origin_form(request.url)
-        if capacity is None or request.url in _OPERATORS or _is_poll(request):
+        if capacity is not None and not (request.url in _OPERATORS or _is_poll(request)):
+            turn = capacity.enter(self, self.started_s)
+            if not turn:
+                if turn is False:
+                    self._shed(metrics.CAPACITY, problems.NOT_ADMITTED, counter.retry_after())
+                return
+        if sale:
+            self._purchase(request, sale)
+        else:
             self._serve(request)
-            return
-        turn = capacity.enter(self, self.started_s)
-        if turn:
-            self._serve(request)
-        elif turn is False:
-            self._shed(metrics.CAPACITY, problems.NOT_ADMITTED, counter.retry_after())
 
     @override
     def admitted(self) -> None:
@@ -67,10 +73,6 @@ class BuyerConnection(PurchaseConnection):
             url = url.partition(b"?")[0]
         if not url.startswith(_SALES):
             self._serve_other(request, url)
-            return
-        sale = url[len(_SALES) : -len(_ORDERS)]
-        if request.method == b"POST" and url.endswith(_ORDERS) and sale and b"/" not in sale:
-            self._purchase(request, sale)
             return
         _, _, _, sale, *rest = url.split(b"/")
         if rest == [b"orders"] and request.method == b"POST":
@@ -114,10 +116,10 @@ class BuyerConnection(PurchaseConnection):
             self.refuse(problems.NOT_FOUND)
 
     def _orders(self, request: Request, sale: bytes, order_id: bytes = b"") -> None:
-        buyer = self._buyer(request, sale)
-        page = self._page_for(buyer, sale) if buyer is not None else None
-        if buyer is None or page is None:
+        known = self._buyer(request, sale)
+        if known is None:
             return
+        buyer, page = known
         if order_id:
             tell = partial(self._tell_order, page, order_id.decode("latin-1"))
         elif request.key is None:
@@ -184,20 +186,18 @@ class BuyerConnection(PurchaseConnection):
         self.refuse(problems.NOT_FOUND)
 
     def _extend(self, extension: Extension, request: Request, sale: bytes, rest: bytes) -> None:
-        counter = self.counter
-        buyer: str | None = ""
-        page = None
         if extension.for_buyers:
-            buyer = self._buyer(request, sale)
-            if buyer is not None:
-                page = self._page_for(buyer, sale)
+            known = self._buyer(request, sale)
+            if known is not None:
+                buyer, page = known
+                extension.handle(self, request, page, buyer, rest)
         elif self._address_may(request):
-            page = counter.pages.get(sale)
-            if page is None:
+            found = self.counter.pages.get(sale)
+            if found is None:
                 self._look_up(sale)
-        if page is not None and buyer is not None:
-            page.used_s = self.started_s
-            extension.handle(self, request, page, buyer, rest)
+            else:
+                found.used_s = self.started_s
+                extension.handle(self, request, found, "", rest)
 
     def _operate(self, request: Request) -> None:
         counter = self.counter
@@ -220,6 +220,13 @@ class BuyerConnection(PurchaseConnection):
             serve(request)
         else:
             self.refuse(problems.METHOD_NOT_ALLOWED, allow)
+
+
+@lru_cache(PLACES_MAX)
+def _bought_in(url: bytes) -> bytes:
+    """The sale in which a POST to this target buys; empty when another look is needed to tell."""
+    head, sale, tail = url[: len(_SALES)], url[len(_SALES) : -len(_ORDERS)], url[-len(_ORDERS) :]
+    return sale if (head, tail) == (_SALES, _ORDERS) and not (b"/" in sale or b"?" in sale) else b""
 
 
 def _is_poll(request: Request) -> bool:

@@ -153,12 +153,22 @@ class HttpConnection(RequestReader, asyncio.Protocol):
     def take(self, data: bytes) -> None:
         """Look at what arrived in this tick: mostly one plain request, while nothing else is under way."""
         if self.state == BETWEEN and not self.no_more:
-            request = self.listener.glance(data)
+            listener = self.listener
+            request = listener.glance(data)
             if request is not None:
                 if self.busy or self._waiting or self._write_paused:
                     self._enqueue(request)
-                else:
-                    self._begin(request)
+                    return
+                # As `_begin`, without its call; what was glanced at is readable.
+                self.busy = True
+                self.request = request
+                self.deadline_s = _NEVER
+                self.started_s = listener.now_s
+                listener.in_flight += 1
+                try:
+                    self.handle(request)
+                except Exception:  # noqa: BLE001 - as there
+                    self._failed()
                 return
         if not data:
             self._ended()
@@ -227,21 +237,22 @@ class HttpConnection(RequestReader, asyncio.Protocol):
         waiting = self._waiting
         close = request.close or ((listener.draining or self._eof) and not waiting)
         size = len(body)
-        listener.send(
-            self,
-            b"".join(
-                (
-                    head,
-                    listener.date_line,
-                    _LENGTHS[size] if size < _LENGTHS_MAX else b"Content-Length: %d\r\n" % size,
-                    extra,
-                    _CLOSE if close else _KEEP_ALIVE if request.persists else b"",
-                    b"\r\n",
-                    body if request.method != b"HEAD" else b"",
-                )
-            ),
-            close,
+        answer = b"".join(
+            (
+                head,
+                listener.date_line,
+                _LENGTHS[size] if size < _LENGTHS_MAX else b"Content-Length: %d\r\n" % size,
+                extra,
+                _CLOSE if close else _KEEP_ALIVE if request.persists else b"",
+                b"\r\n",
+                body if request.method != b"HEAD" else b"",
+            )
         )
+        outgoing = listener.outgoing
+        if outgoing:
+            outgoing.append((self, answer, close))
+        else:
+            listener.send(self, answer, close)
         if close:
             self._closing = self.no_more = True
             self._linger = request.problem is not None or self.state != BETWEEN

@@ -45,7 +45,6 @@ class Listener:
 
     __slots__ = (
         "_loop",
-        "_outgoing",
         "_sweeper",
         "arrived",
         "body_bytes_max",
@@ -60,6 +59,7 @@ class Listener:
         "lines",
         "now_ms",
         "now_s",
+        "outgoing",
         "watchers",
     )
 
@@ -78,9 +78,10 @@ class Listener:
         self.now_ms = 0
         self.date_line = b""
         self._loop: asyncio.AbstractEventLoop
-        # What has arrived in this tick; a connection may append to it directly when it is not empty.
+        # What has arrived in this tick, and what is to be written at its end; a connection may append to them directly
+        # when they are not empty.
         self.arrived: list[tuple[Connection, bytes]] = []
-        self._outgoing: list[tuple[Connection, bytes, bool]] = []
+        self.outgoing: list[tuple[Connection, bytes, bool]] = []
         self._sweeper: Timer | None = None
         self.watchers: list[asyncio.Future[None]] = []
 
@@ -119,13 +120,13 @@ class Listener:
 
     def send(self, connection: Connection, answer: bytes, last: bool) -> None:  # noqa: FBT001 - as `Connection.write`
         """Have the answer written at the end of this tick, in the order of the calls."""
-        outgoing = self._outgoing
+        outgoing = self.outgoing
         if not outgoing:
             self._loop.call_soon(self._write)
         outgoing.append((connection, answer, last))
 
     def _write(self) -> None:
-        outgoing, self._outgoing = self._outgoing, []
+        outgoing, self.outgoing = self.outgoing, []
         for connection, answer, last in outgoing:
             transport = connection.transport
             try:

@@ -46,6 +46,8 @@ NO_STORE = b"Cache-Control: no-store\r\n"
 _CREATED = b"HTTP/1.1 201 Created\r\n" + JSON
 KEY_BYTES_MAX = 64
 _KEY_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:-"
+_BEARER = b"Bearer "
+_BEARER_IN_LOWER_CASE = b"bearer "
 _CHALLENGE = b"WWW-Authenticate: Bearer\r\n"
 _SERVICE_UNAVAILABLE = 503
 
@@ -82,28 +84,28 @@ _decode_order = msgspec.json.Decoder(OrderBody).decode
 class OrderBodies:
     """Bodies of purchases, decoded. Most buyers send the same few, so those that were good are remembered."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("known",)
 
     def __init__(self) -> None:
         """None is known."""
-        self._known: dict[bytes, OrderBody] = {}
+        self.known: dict[bytes, OrderBody] = {}
 
     def __len__(self) -> int:
         """How many are remembered; at most BODIES_MAX."""
-        return len(self._known)
+        return len(self.known)
 
     def decode(self, body: bytes | bytearray) -> OrderBody:
         """What a purchase asks for. Raises msgspec.DecodeError, or ValueError with what is wrong with the SKU."""
         # Only an object of bytes can be remembered, and what came in pieces is no usual body.
-        order = self._known.get(body) if isinstance(body, bytes) else None
+        order = self.known.get(body) if isinstance(body, bytes) else None
         if order is None:
             order = _decode_order(body)
             if not IDENTIFIER.fullmatch(order.sku):
                 raise ValueError("A SKU is 1 to 64 letters, digits, '-' or '_'.")
             if isinstance(body, bytes) and len(body) <= BODY_BYTES_MAX:
-                if len(self._known) >= BODIES_MAX:
-                    self._known.clear()
-                self._known[body] = order
+                if len(self.known) >= BODIES_MAX:
+                    self.known.clear()
+                self.known[body] = order
         return order
 
 
@@ -151,33 +153,36 @@ class PurchaseConnection(HttpConnection):
             self._shed(metrics.ADDRESS_RATE, problems.ADDRESS_LIMITED, counter.retry_after(wait_s, 0.0))
         return not wait_s
 
-    def _buyer(self, request: Request, sale: bytes) -> str | None:
-        """The buyer that the token names; None when the request has been refused."""
+    def _buyer(self, request: Request, sale: bytes) -> tuple[str, Page] | None:
+        """The buyer whom the token names, if he and his address are within their rates, and the sale.
+
+        None when the request has been refused, or waits for the sale to be looked up.
+        """
         if not self._address_may(request):
             return None
         authorization = request.authorization
-        if authorization is None or authorization[:7].lower() != b"bearer ":
+        if authorization is None or not (
+            authorization.startswith(_BEARER) or authorization[:7].lower() == _BEARER_IN_LOWER_CASE
+        ):
             self.refuse(problems.UNAUTHORIZED, _CHALLENGE)
             return None
+        counter = self.counter
         try:
-            return self.counter.keys.verify(authorization[7:], sale, self.listener.now_ms / 1000)
+            buyer = counter.keys.verify(authorization[7:], sale, self.listener.now_ms / 1000)
         except TokenError as error:
             self._refuse_saying(problems.UNAUTHORIZED, str(error), _CHALLENGE)
             return None
-
-    def _page_for(self, buyer: str, sale: bytes) -> Page | None:
-        """The sale, for a buyer within his rate; None when the request has been refused or waits for a look-up."""
-        counter = self.counter
         page = counter.pages.get(sale)
         if page is None:
             self._look_up(sale)
             return None
-        wait_s = counter.rates.wait_s(buyer, self.started_s)
+        now_s = self.started_s
+        wait_s = counter.rates.wait_s(buyer, now_s)
         if wait_s:
             self._shed(metrics.BUYER_RATE, problems.RATE_LIMITED, counter.retry_after(wait_s, 0.0))
             return None
-        page.used_s = self.started_s
-        return page
+        page.used_s = now_s
+        return buyer, page
 
     def _look_up(self, sale: bytes) -> None:
         """Ask for the sale, once, and serve the request again; not for what is known to be unknown."""
@@ -198,12 +203,10 @@ class PurchaseConnection(HttpConnection):
     # --- buying ---------------------------------------------------------------------------------------------
 
     def _purchase(self, request: Request, sale: bytes) -> None:
-        buyer = self._buyer(request, sale)
-        if buyer is None:
+        known = self._buyer(request, sale)
+        if known is None:
             return
-        page = self._page_for(buyer, sale)
-        if page is None:
-            return
+        buyer, page = known
         now_ms = self.listener.now_ms
         order = self._order(request, buyer, page, now_ms)
         if order is None:
@@ -223,14 +226,18 @@ class PurchaseConnection(HttpConnection):
             self.refuse(problems.BAD_KEY)
             return None
         counter = self.counter
-        try:
-            body = counter.bodies.decode(request.body)
-        except msgspec.DecodeError as error:
-            self._refuse_saying(problems.BAD_BODY, f"{problems.BAD_BODY.detail} {error}.")
-            return None
-        except ValueError as error:
-            self._refuse_saying(problems.BAD_BODY, str(error))
-            return None
+        raw = request.body
+        # Only an object of bytes can be remembered, and what came in pieces is no usual body.
+        body = counter.bodies.known.get(raw) if isinstance(raw, bytes) else None
+        if body is None:
+            try:
+                body = counter.bodies.decode(raw)
+            except msgspec.DecodeError as error:
+                self._refuse_saying(problems.BAD_BODY, f"{problems.BAD_BODY.detail} {error}.")
+                return None
+            except ValueError as error:
+                self._refuse_saying(problems.BAD_BODY, str(error))
+                return None
         sent_ms = now_ms
         if request.sent_ms is not None:
             said_ms = moment(request.sent_ms)
@@ -269,14 +276,14 @@ class PurchaseConnection(HttpConnection):
     def go_on(self, order: ReserveRequest, page: Page) -> bool:
         """Give it to the batcher; False when it could not be answered in time, and then nothing has been said."""
         counter = self.counter
-        sheds = self.listener.figures.sheds
+        sale = page.sale
         bucket = zlib.crc32(order.buyer.encode()) % page.buckets if page.buckets > 1 else 0
-        lane = counter.reserver.lane(page.sale, bucket)
+        lane = counter.reserver.lane(sale, bucket)
         if lane.batches and lane.expected_s(self.listener.now_s, counter.purchases_in_flight_max) > counter.patience_s:
-            sheds[metrics.SLOW_INVENTORY] += 1
+            self.listener.figures.sheds[metrics.SLOW_INVENTORY] += 1
             return False
-        if not counter.batcher.add(page.sale, bucket, order, self, page.skew_ms):
-            sheds[metrics.BACKLOG] += 1
+        if not counter.batcher.add(sale, bucket, order, self, page.skew_ms):
+            self.listener.figures.sheds[metrics.BACKLOG] += 1
             return False
         lane.outstanding += 1
         self._lane = lane
@@ -286,15 +293,25 @@ class PurchaseConnection(HttpConnection):
 
     def purchased(self, request: ReserveRequest, result: ReserveResult, now_s: float) -> None:
         """The inventory has decided."""
-        self._left_lane()
+        lane = self._lane
+        if lane is not None:
+            lane.outstanding -= 1
+            self._lane = None
         figures = self.listener.figures
         figures.latency(now_s - self.started_s)
         status = result.status
-        if status is _RESERVED:
+        page = self._page
+        if status is _RESERVED and page is not None:
             figures.successes[metrics.RESERVED] += 1
-            self.reply(_CREATED, self._order_body(request, result, "reserved"))
-            page = self._page
-            if page is not None and page.waiting_room and self.counter.door is not None:
+            order_id = result.order_id
+            pay = page.pay_member(order_id) if page.pay_json else ""
+            # Every text in it is an identifier, so nothing needs escaping.
+            self.reply(
+                _CREATED,
+                f'{{"order_id":"{order_id}","sale":"{page.sale}","sku":"{request.sku}","quantity":{request.quantity},'
+                f'"status":"reserved","pay_by_ms":{result.pay_by_ms}{pay}}}'.encode(),
+            )
+            if page.waiting_room and self.counter.door is not None:
                 self.counter.door.bought(page.sale, request.buyer, request.quantity)
         elif status is ReserveStatus.REPEATED:
             figures.successes[metrics.REPEATED] += 1
