@@ -1,11 +1,9 @@
 """What every inventory promises of a purchase: Valkey's and the one in memory pass the same suite."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from springtide.drivers.embedded_valkey import EmbeddedValkey
 from springtide.drivers.inventory_limits import BATCH_MAX, ORDERS_REMEMBERED_MAX
 from springtide.model import (
     STOCK_MAX,
@@ -24,33 +22,14 @@ from tests.contract.inventories import (
     Make,
     a_sale,
     buy,
-    inventories,
     journal,
     now_ms,
     published,
     returned,
-    started_server,
     statuses,
     stock,
     want,
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedValkey]:
-    with started_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["valkey", "memory"])
-async def make(request: pytest.FixtureRequest, server: EmbeddedValkey) -> AsyncIterator[Make]:
-    async with inventories(request.param, server) as make:
-        yield make
-
-
-@pytest.fixture
-async def inventory(make: Make) -> Inventory:
-    return await make()
 
 
 async def test_a_purchase_takes_stock_and_is_held_until_it_is_paid(inventory: Inventory) -> None:

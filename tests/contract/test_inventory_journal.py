@@ -1,12 +1,10 @@
 """What every inventory promises of its journal and cuts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from springtide.drivers import valkey
-from springtide.drivers.embedded_valkey import EmbeddedValkey
 from springtide.drivers.memory import inventory_bucket
 from springtide.model import (
     JournalEntry,
@@ -19,32 +17,13 @@ from tests.contract.inventories import (
     a_sale,
     buy,
     entries_of,
-    inventories,
     journal,
     position,
     published,
     returned,
-    started_server,
     stock,
     want,
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedValkey]:
-    with started_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["valkey", "memory"])
-async def make(request: pytest.FixtureRequest, server: EmbeddedValkey) -> AsyncIterator[Make]:
-    async with inventories(request.param, server) as make:
-        yield make
-
-
-@pytest.fixture
-async def inventory(make: Make) -> Inventory:
-    return await make()
 
 
 async def test_the_journal_has_what_was_acknowledged_and_nothing_else(inventory: Inventory) -> None:

@@ -1,12 +1,10 @@
 """What every inventory promises of orders that are there: find, settle, give back, holders."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from springtide.drivers import valkey
-from springtide.drivers.embedded_valkey import EmbeddedValkey
 from springtide.drivers.inventory_limits import BATCH_MAX
 from springtide.drivers.memory import inventory_bucket
 from springtide.model import (
@@ -20,35 +18,15 @@ from tests.contract.inventories import (
     LIMIT,
     REPEATED,
     RESERVED,
-    Make,
     a_sale,
     buy,
-    inventories,
     journal,
     published,
     returned,
-    started_server,
     statuses,
     stock,
     want,
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedValkey]:
-    with started_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["valkey", "memory"])
-async def make(request: pytest.FixtureRequest, server: EmbeddedValkey) -> AsyncIterator[Make]:
-    async with inventories(request.param, server) as make:
-        yield make
-
-
-@pytest.fixture
-async def inventory(make: Make) -> Inventory:
-    return await make()
 
 
 async def test_an_order_is_found_as_it_was_journalled(inventory: Inventory) -> None:

@@ -1,11 +1,8 @@
 """What every inventory promises of a rebuild: fence, restore, and what comes late."""
 
-from collections.abc import AsyncIterator, Iterator
-
 import msgspec
 import pytest
 
-from springtide.drivers.embedded_valkey import EmbeddedValkey
 from springtide.drivers.inventory_limits import ORDERS_REMEMBERED_MAX
 from springtide.drivers.memory.inventory import MemoryInventory
 from springtide.drivers.valkey import ValkeyInventory
@@ -24,36 +21,16 @@ from tests.contract.inventories import (
     LIMIT,
     REPEATED,
     RESERVED,
-    Make,
     a_sale,
     buy,
-    inventories,
     journal,
     lose,
     published,
     returned,
-    started_server,
     statuses,
     stock,
     want,
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedValkey]:
-    with started_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["valkey", "memory"])
-async def make(request: pytest.FixtureRequest, server: EmbeddedValkey) -> AsyncIterator[Make]:
-    async with inventories(request.param, server) as make:
-        yield make
-
-
-@pytest.fixture
-async def inventory(make: Make) -> Inventory:
-    return await make()
 
 
 def rebuilt(sale: Sale, epoch: int = 4) -> Sale:

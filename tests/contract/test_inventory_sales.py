@@ -1,14 +1,12 @@
 """What every inventory promises of sales: publish, redefine, pause, restock, token keys."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import pytest
 
 from springtide.decide.buckets import home_of
 from springtide.drivers import valkey
-from springtide.drivers.embedded_valkey import EmbeddedValkey
 from springtide.drivers.memory import inventory as memory
 from springtide.errors import InventoryError
 from springtide.model import (
@@ -30,34 +28,15 @@ from tests.contract.inventories import (
     Make,
     a_sale,
     buy,
-    inventories,
     journal,
     lose,
     now_ms,
     published,
     returned,
-    started_server,
     statuses,
     stock,
     want,
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedValkey]:
-    with started_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["valkey", "memory"])
-async def make(request: pytest.FixtureRequest, server: EmbeddedValkey) -> AsyncIterator[Make]:
-    async with inventories(request.param, server) as make:
-        yield make
-
-
-@pytest.fixture
-async def inventory(make: Make) -> Inventory:
-    return await make()
 
 
 async def test_a_published_sale_is_seen_as_it_was_given(inventory: Inventory) -> None:

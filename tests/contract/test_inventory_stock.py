@@ -1,13 +1,11 @@
 """What every inventory promises of stock that moves between buckets, whoever is cut off or late on the way."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import pytest
 
 from springtide.drivers import valkey
-from springtide.drivers.embedded_valkey import EmbeddedValkey
 from springtide.drivers.memory import inventory as memory
 from springtide.drivers.memory.inventory import MemoryInventory
 from springtide.drivers.valkey import ValkeyInventory
@@ -20,32 +18,11 @@ from springtide.model import (
 from springtide.ports import Inventory
 from tests.contract.inventories import (
     RESERVED,
-    Make,
     a_sale,
-    inventories,
     lose,
     published,
-    started_server,
     want,
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedValkey]:
-    with started_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["valkey", "memory"])
-async def make(request: pytest.FixtureRequest, server: EmbeddedValkey) -> AsyncIterator[Make]:
-    async with inventories(request.param, server) as make:
-        yield make
-
-
-@pytest.fixture
-async def inventory(make: Make) -> Inventory:
-    return await make()
-
 
 Moving = MemoryInventory | ValkeyInventory
 
