@@ -222,6 +222,11 @@ class BuyerConnection(PurchaseConnection):
             self.refuse(problems.METHOD_NOT_ALLOWED, allow)
 
 
+def places_known() -> int:
+    """How many targets of purchases are remembered, of PLACES_MAX."""
+    return _bought_in.cache_info().currsize
+
+
 @lru_cache(PLACES_MAX)
 def _bought_in(url: bytes) -> bytes:
     """The sale in which a POST to this target buys; empty when another look is needed to tell."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from springtide.sale import batcher, glance, holderset, hotcache, order_status, purchase, refusals
+from springtide.sale import batcher, buyer_connection, glance, holderset, hotcache, order_status, purchase, refusals
 from springtide.sale.metrics import Gauges
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def _memory(counter: "CounterServer") -> Gauges:
         "lines_known_max": ("Limit of them", lambda: 2 * glance.LINES_MAX),
         "bodies_known": ("Bodies of purchases that are remembered", lambda: len(counter.bodies)),
         "bodies_known_max": ("Limit of them", lambda: purchase.BODIES_MAX),
+        "places_known": ("Targets of purchases that are remembered", buyer_connection.places_known),
+        "places_known_max": ("Limit of them", lambda: buyer_connection.PLACES_MAX),
         "sales_cached": ("Sales whose page is kept true", lambda: len(counter.pages)),
         "sales_cached_max": ("Limit of them", lambda: hotcache.SALES_MAX),
         "sold_out_flags": ("SKUs of which no unit was seen last", lambda: counter.pages.sold_out_flags),
