@@ -4,7 +4,6 @@ Everything that is started goes onto one exit stack: Ctrl-C, a failure and the g
 """
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -21,9 +20,11 @@ from springtide.cli.roles import RoleSettings
 from springtide.cli.stores import Given
 from springtide.cli.watch import Watch
 from springtide.cli.world import (
+    LOOP_STOP_S,
     Engines,
     Folders,
     Workers,
+    cancelled,
     command,
     make_cloud,
     make_runtime,
@@ -32,6 +33,7 @@ from springtide.cli.world import (
     settings_file,
     start_engines,
     start_workers,
+    stop_loop,
 )
 from springtide.config import Config, CrowdSettings, load
 from springtide.console.report import RunFigures, exit_status, write_report
@@ -55,7 +57,6 @@ LEAD_IN_S = 5.0
 BASE_READY_S = 30.0
 SETTLE_S = 30.0
 CROWD_STOP_S = 5.0
-LOOP_STOP_S = 10.0
 AUDIT_S = 20.0
 EXPIRY_S = 5.0
 POLL_S = 0.1
@@ -116,7 +117,7 @@ async def run_demo(options: DemoOptions, environ: Mapping[str, str]) -> int:
         stack.enter_context(watch)
         run = await _start(stack, options, inputs, folders, clock)
         watching = asyncio.create_task(watch.follow(run.loop, run.engines, run.cloud, run.sale, run.start_ms))
-        stack.push_async_callback(_cancelled, watching)
+        stack.push_async_callback(cancelled, watching)
         await _sell(stack, run)
         await _settle(run, watch)
         report = await _conclude(run, watch)
@@ -173,7 +174,7 @@ async def _start(
     calendar = inputs.config.calendar_from(start_ms) if options.scale else ()
     loop = _make_loop(inputs, folders, clock, FleetPorts(engines.envoy.balancer, runtime, cloud), calendar)
     ticking = asyncio.create_task(loop.run())
-    stack.push_async_callback(_stop_loop, loop, ticking)
+    stack.push_async_callback(stop_loop, loop, ticking)
     await engines.ledger.publish(sale)
     if not await engines.inventory.publish(sale):
         raise ConfigError(
@@ -229,7 +230,7 @@ async def _sell(stack: AsyncExitStack, run: Run) -> None:
             run.faults,
         )
         striking = asyncio.create_task(chaos.run())
-        stack.push_async_callback(_cancelled, striking)
+        stack.push_async_callback(cancelled, striking)
     while crowd.returncode is None:
         await run.clock.sleep(POLL_S)
     if crowd.returncode != 0:
@@ -292,16 +293,3 @@ async def _conclude(run: Run, watch: Watch) -> RunFigures:
             out=run.folders.out,
         )
     )
-
-
-async def _stop_loop(loop: ControlLoop, ticking: "asyncio.Task[None]") -> None:
-    await loop.shutdown(LOOP_STOP_S)
-    await loop.give_back(LOOP_STOP_S)
-    await _cancelled(ticking)
-
-
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    """End a background task; a fault of its own still counts."""
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -28,6 +28,7 @@ from springtide.cli.world import (
     role,
     settings_file,
     start_workers,
+    stop_loop,
 )
 from springtide.config import Config, load
 from springtide.drivers.embedded_envoy import EmbeddedEnvoy, start_envoy
@@ -196,14 +197,7 @@ async def _fleet(stack: AsyncExitStack, config: Config, folders: Folders, clock:
     )
     ticking = asyncio.create_task(loop.run())
 
-    async def stop() -> None:
-        await loop.shutdown(STOP_S)
-        await loop.give_back(STOP_S)
-        ticking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ticking
-
-    stack.push_async_callback(stop)
+    stack.push_async_callback(stop_loop, loop, ticking)
 
 
 async def _try_payments(stack: AsyncExitStack, folders: Folders, clock: SystemClock, started: Started) -> str:

@@ -1,5 +1,7 @@
 """What a run consists of, started in order and ended in reverse: engines, workers, replicas, the rented nodes."""
 
+import asyncio
+import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -25,9 +27,11 @@ from springtide.drivers.run_folder import make_run_folder, sweep
 from springtide.drivers.system import SystemClock, SystemIds, chance
 from springtide.drivers.valkey import ValkeyInventory
 from springtide.errors import ConfigError
+from springtide.fleet.loop import ControlLoop
 from springtide.model import ReplicaSpec, Zone
 
 ROLE_STOP_S = 5.0
+LOOP_STOP_S = 10.0
 ANNOUNCE_S = 20.0
 POLL_S = 0.05
 
@@ -200,3 +204,17 @@ def settings_file(folders: Folders, name: str, settings: RoleSettings) -> Path:
     path = folders.run / f"{name}.json"
     write_private(path, settings)
     return path
+
+
+async def stop_loop(loop: ControlLoop, ticking: "asyncio.Task[None]") -> None:
+    """Let the control loop finish what it began and give the rented nodes back."""
+    await loop.shutdown(LOOP_STOP_S)
+    await loop.give_back(LOOP_STOP_S)
+    await cancelled(ticking)
+
+
+async def cancelled(task: "asyncio.Task[None]") -> None:
+    """End a background task; a fault of its own still counts."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

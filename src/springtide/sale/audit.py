@@ -1,6 +1,5 @@
 """The proof: for each SKU, stock + reserved + paid + returning = initial + restocked."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +9,7 @@ from springtide.errors import UserError
 from springtide.model import BucketCut, Order, OrderState, Sale, SkuAudit, SkuTotals, Transfer
 from springtide.ports import Clock, Inventory, Ledger
 from springtide.sale.audit_explain import FINDINGS_MAX, Books, explain
+from springtide.sale.bucket_cuts import cut_all
 from springtide.sale.orders import entry_place, frees_stock
 
 _LOOK_AGAIN_S = 0.05
@@ -141,7 +141,7 @@ async def _look(inventory: Inventory, ledger: Ledger, sale: Sale, clock: Clock, 
 
 
 async def _cuts(inventory: Inventory, sale: Sale) -> tuple[BucketCut, ...]:
-    return tuple(await asyncio.gather(*[inventory.cut(sale.sale, bucket) for bucket in range(sale.buckets)]))
+    return tuple(await cut_all(inventory, sale.sale, sale.buckets))
 
 
 def _content(cuts: Sequence[BucketCut]) -> list[BucketCut]:

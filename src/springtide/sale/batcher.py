@@ -8,8 +8,9 @@ import structlog
 from springtide.config import CounterSettings
 from springtide.errors import InventoryUnavailable
 from springtide.model import ReserveRequest, ReserveResult
-from springtide.ports import Clock, Inventory
+from springtide.ports import Clock
 from springtide.sale.metrics import Figures
+from springtide.sale.pooled_stock import Reserver
 from springtide.sale.problems import OUTCOME_UNKNOWN, OVERLOADED, UNAVAILABLE, Problem
 
 WAITING_BATCHES_MAX = 8
@@ -63,7 +64,7 @@ class Batcher:
         "_waiting_max",
     )
 
-    def __init__(self, inventory: Inventory, clock: Clock, settings: CounterSettings, figures: Figures) -> None:
+    def __init__(self, inventory: Reserver, clock: Clock, settings: CounterSettings, figures: Figures) -> None:
         """Call it with the event loop running."""
         self._inventory = inventory
         self._clock = clock

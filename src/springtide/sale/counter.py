@@ -9,7 +9,6 @@ import contextlib
 import gc
 import zlib
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from springtide.config import CounterSettings
 from springtide.ports import Clock, Ids, Inventory
@@ -106,8 +105,7 @@ class CounterServer:
         """Listen, on a free port when `port` is 0; the port. Raises OSError when the address is taken."""
         loop = asyncio.get_running_loop()
         settings = self.settings
-        # The batcher asks nothing else of an inventory.
-        self.batcher = Batcher(cast("Inventory", self.reserver), self.clock, settings, self.figures)
+        self.batcher = Batcher(self.reserver, self.clock, settings, self.figures)
         self.pages = HotCache(self._inventory, self.clock, settings.page_age_ms_max / 1000)
         self.holders = HolderSets(self._inventory, self.clock)
         self.refusals = Refusals(self.pages, self.holders, self.clock, settings.batch_max)
