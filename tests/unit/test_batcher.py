@@ -68,7 +68,7 @@ class Bench:
         self.store = Store()
         self.figures = Figures()
         settings = CounterSettings(batch_max=4, batches_in_flight_max=2)
-        self.batcher = Batcher(self.store, self.clock, settings, self.figures)  # type: ignore[arg-type]  # only reserve
+        self.batcher = Batcher(self.store, self.clock, settings, self.figures)
         self.count = 0
 
     def add(self, waiter: Waiter, bucket: int = 0, sale: str = "evening") -> bool:
