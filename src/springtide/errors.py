@@ -12,6 +12,10 @@ SpringtideError
 │   └── LedgerUnavailable        nothing is known of the call: repeat it, all calls are idempotent
 ├── BalancerError                the balancer could not be read or written
 ├── ReplicaError                 a replica did not start, or is not known to the runtime
+├── ImageError                   an image could not be built, copied, listed or deleted
+├── SensorError                  a figure for scaling could not be had: what it said last ages
+├── FleetStateError              the fleet's state could not be read or written: repeat it
+│   └── Deposed                  somebody else leads: stop acting at once
 └── CloudError
     ├── CloudUnavailable         no answer, or a fault on their side: repeat with the same client token
     ├── CloudOutOfStock          the zone cannot deliver: ask another zone or type
@@ -65,6 +69,22 @@ class BalancerError(SpringtideError):
 
 class ReplicaError(SpringtideError):
     """A replica did not become healthy in time, or is not known to its runtime."""
+
+
+class ImageError(SpringtideError):
+    """An image could not be built, or a registry did not do what was asked."""
+
+
+class SensorError(SpringtideError):
+    """A figure from outside could not be read."""
+
+
+class FleetStateError(SpringtideError):
+    """The fleet's state could not be read or written; every call can be repeated."""
+
+
+class Deposed(FleetStateError):
+    """The term is over: another loop leads, and nothing was written."""
 
 
 class CloudError(SpringtideError):

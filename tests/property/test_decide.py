@@ -99,7 +99,7 @@ def replica_lists(
     replicas: list[Replica] = []
     gone = [Node(f"{zone.name}-gone", zone.name, NodeState.READY, 3, "", 0) for zone in zones]
     for node in [n for n in nodes if n.state is NodeState.READY] + draw(st.lists(st.sampled_from(gone), max_size=2)):
-        for _ in range(draw(st.integers(0, node.cores // policy.replica_cores))):
+        for _ in range(draw(st.integers(0, int(node.cores // policy.replica_cores)))):
             state = draw(st.sampled_from([ReplicaState.READY, ReplicaState.READY, *ReplicaState]))
             number = len(replicas)
             replicas.append(

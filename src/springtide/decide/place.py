@@ -11,6 +11,8 @@ import msgspec
 
 from springtide.model import FleetPolicy, Zone, ZoneKind
 
+_ROUNDING = 1e-9  # 0.3 / 0.1 is 2.9999999999999996 in floating point; that is 3 replicas, not 2
+
 
 class Placement(msgspec.Struct, frozen=True):
     """Replicas by zone, in the order of the zones; `short` are those that fit nowhere."""
@@ -27,7 +29,7 @@ class Placement(msgspec.Struct, frozen=True):
 
 def node_slots(cores: int, policy: FleetPolicy) -> int:
     """Replicas that a node of so many cores can run; a replica never spans two nodes."""
-    return cores // policy.replica_cores
+    return int(cores / policy.replica_cores + _ROUNDING)
 
 
 def zone_slots(zone: Zone, policy: FleetPolicy) -> int:

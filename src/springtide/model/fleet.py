@@ -4,6 +4,18 @@ from enum import StrEnum
 
 import msgspec
 
+from springtide.model.service import (
+    COUNTER,
+    CapacityEstimate,
+    Rollout,
+    ScaleOverride,
+    SeasonPoint,
+    Signal,
+    SignalSample,
+    ZoneHealth,
+    ZoneMode,
+)
+
 
 class ZoneKind(StrEnum):
     """Whose machines a zone has: the owner's fixed pool, or rented ones."""
@@ -16,7 +28,8 @@ class Zone(msgspec.Struct, frozen=True):
     """A room of the data centre or a zone of the cloud.
 
     `nodes_max` is the size of the fixed pool (IDC) or the quota (cloud). `lead_ms` is the time from the order of a node
-    until it can run a replica; 0 for IDC. `price_fen_per_node_h` is what a rented node costs.
+    until it can run a replica; 0 for IDC. `price_fen_per_node_h` is what a rented node costs. A `memory_mb_per_node`
+    of 0 is not counted.
     """
 
     name: str
@@ -25,6 +38,7 @@ class Zone(msgspec.Struct, frozen=True):
     cores_per_node: int
     lead_ms: int = 0
     price_fen_per_node_h: int = 0
+    memory_mb_per_node: int = 0
 
 
 class NodeState(StrEnum):
@@ -44,6 +58,7 @@ class Node(msgspec.Struct, frozen=True):
     cores: int
     client_token: str
     since_ms: int
+    memory_mb: int = 0
 
 
 class ReplicaState(StrEnum):
@@ -56,7 +71,10 @@ class ReplicaState(StrEnum):
 
 
 class Replica(msgspec.Struct, frozen=True):
-    """One running copy of the counter. `port` is 0 until it listens; `since_ms` is when it entered its state."""
+    """One running copy of a service. `port` is 0 until it listens; `since_ms` is when it entered its state.
+
+    `failure` says why a failed one failed.
+    """
 
     replica_id: str
     zone: str
@@ -67,6 +85,9 @@ class Replica(msgspec.Struct, frozen=True):
     since_ms: int
     cpu_s: float = 0.0
     memory_bytes: int = 0
+    service: str = COUNTER
+    revision: str = ""
+    failure: str = ""
 
 
 class ReplicaSpec(msgspec.Struct, frozen=True):
@@ -75,6 +96,8 @@ class ReplicaSpec(msgspec.Struct, frozen=True):
     replica_id: str
     zone: str
     node_id: str
+    service: str = COUNTER
+    revision: str = ""
 
 
 class ZoneTraffic(msgspec.Struct, frozen=True):
@@ -85,14 +108,23 @@ class ZoneTraffic(msgspec.Struct, frozen=True):
     failed_per_s: float
     in_flight: int
     healthy: int
+    queued: int = 0
 
 
 class TrafficSample(msgspec.Struct, frozen=True):
-    """The balancer's figures at one moment. `requests_per_s` counts every request that arrived, answered or not."""
+    """The balancer's figures at one moment. `requests_per_s` counts every request that arrived, answered or not.
+
+    `queued` are requests that wait for a replica now, `in_flight` those that a replica has. `p99_ms` is of the
+    answers of the last interval; None when the balancer does not know.
+    """
 
     at_ms: int
     requests_per_s: float
     zones: tuple[ZoneTraffic, ...] = ()
+    failed_per_s: float = 0.0
+    queued: int = 0
+    in_flight: int = 0
+    p99_ms: float | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -121,14 +153,21 @@ class CalendarEvent(msgspec.Struct, frozen=True):
 class FleetPolicy(msgspec.Struct, frozen=True):
     """The limits and tastes of the decisions.
 
-    `replica_requests_per_s` is what one replica can take; `headroom` is the spare share on top of the demand (0.25 = a
-    quarter more); `base_replicas` stay in each IDC zone for ever; `patience_ms` is how long a lower demand must last
-    before capacity goes; `actions_max` bounds what one tick may begin; `starting_max` what may be starting at once.
-    `replicas_max` is a budget that no demand exceeds; None is no budget.
+    `replica_requests_per_s` is what one replica can take; `headroom` is the spare share on top of the demand (0.25
+    = a quarter more); `base_replicas` stay in each IDC zone for ever; `patience_ms` is how long a lower demand must
+    last before capacity goes; `actions_max` bounds what one tick may begin; `starting_max` what may be starting at
+    once. `replicas_max` is a budget that no demand exceeds; None is no budget. `replica_memory_mb` of 0 is not
+    counted. `failure_budget` is how many zones may be lost (0 or 1) without the capacity falling below the demand.
+    `scale_in_share` is the largest share of the replicas that one stage of scaling in may take, and
+    `scale_in_every_ms` the time between stages. `zone_down_ms` is how long a zone's signs must be bad,
+    `zone_return_ms` how long they must be good before it returns, `zone_ramp_ms` how long its traffic then takes to
+    come back. `rollout_surge` replicas of a new revision may be added at once, `rollout_failed_max` may fail before
+    it is rolled back. `capacity_learnt` lets what replicas are seen to take replace `replica_requests_per_s` within
+    its bounds.
     """
 
     replica_requests_per_s: float
-    replica_cores: int
+    replica_cores: float
     headroom: float
     base_replicas: int
     patience_ms: int
@@ -138,6 +177,18 @@ class FleetPolicy(msgspec.Struct, frozen=True):
     starting_max: int
     stale_ms: int
     replicas_max: int | None = None
+    replica_memory_mb: int = 0
+    failure_budget: int = 0
+    scale_in_share: float = 1.0
+    scale_in_every_ms: int = 0
+    zone_down_ms: int = 0
+    zone_return_ms: int = 5_000
+    zone_ramp_ms: int = 10_000
+    rollout_surge: int = 1
+    rollout_failed_max: int = 2
+    capacity_learnt: bool = False
+    season_ms: int = 0
+    signals: tuple[Signal, ...] = ()
 
 
 class DemandRange(msgspec.Struct, frozen=True):
@@ -205,8 +256,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     `traffic` is the recent history, oldest first; the age of the newest sample tells how far to trust it.
     `wanted_before` is the history of (moment, replicas that the demand alone asked for), oldest first, for patience in
     scaling in. `healthy` is what the balancer itself finds healthy; None when it has not said. `ages_ms` is how old the
-    observation of "replicas", "nodes" or "health" is; one that is not named is fresh. `in_flight` are actions that were
-    begun and have not ended.
+    observation of "replicas", "nodes" or "health" is; one that is not named is fresh. "replicas/ZONE" is the age of the
+    word of that zone's runtime alone. `in_flight` are actions that were begun and have not ended.
+
+    One snapshot is about one `service`. IDC nodes are shared: `taken_cores` and `taken_memory_mb` are what other
+    services hold of each; rented nodes belong to the service that rented them, and only those are listed. `modes`
+    is what operators said of zones. `revision` is the one that new replicas get when there is no `rollout`.
+    `zone_health`, `capacity` and `rollout` are what the plan before this one concluded. `seasons` is the demand of
+    earlier seasons, oldest first.
     """
 
     run: str
@@ -222,10 +279,24 @@ class Snapshot(msgspec.Struct, frozen=True):
     healthy: frozenset[str] | None = None
     ages_ms: dict[str, int] = {}
     in_flight: tuple[Action, ...] = ()
+    service: str = COUNTER
+    revision: str = ""
+    rollout: Rollout | None = None
+    modes: dict[str, ZoneMode] = {}
+    zone_health: dict[str, ZoneHealth] = {}
+    capacity: CapacityEstimate | None = None
+    taken_cores: dict[str, float] = {}
+    taken_memory_mb: dict[str, int] = {}
+    signals: tuple[SignalSample, ...] = ()
+    scale: ScaleOverride | None = None
+    seasons: tuple[SeasonPoint, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What one tick decided, and why. `placement` is replicas wanted by zone; `weights` shares of traffic by zone."""
+    """What one tick decided, and why. `placement` is replicas wanted by zone; `weights` shares of traffic by zone.
+
+    `zone_health`, `capacity` and `rollout` go into the next snapshot as they are. `alerts` are for a person.
+    """
 
     tick: int
     demand: DemandRange
@@ -234,3 +305,7 @@ class Plan(msgspec.Struct, frozen=True):
     weights: dict[str, int]
     actions: tuple[Action, ...]
     reasons: tuple[str, ...]
+    zone_health: dict[str, ZoneHealth] = {}
+    capacity: CapacityEstimate | None = None
+    rollout: Rollout | None = None
+    alerts: tuple[str, ...] = ()
