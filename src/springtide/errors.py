@@ -13,6 +13,7 @@ SpringtideError
 ├── BalancerError                the balancer could not be read or written
 ├── ReplicaError                 a replica did not start, or is not known to the runtime
 ├── ImageError                   an image could not be built, copied, listed or deleted
+│   └── ImageUnavailable         a registry or an engine did not answer: repeat the call, it goes on from there
 ├── SensorError                  a figure for scaling could not be had: what it said last ages
 ├── FleetStateError              the fleet's state could not be read or written: repeat it
 │   └── Deposed                  somebody else leads: stop acting at once
@@ -73,6 +74,10 @@ class ReplicaError(SpringtideError):
 
 class ImageError(SpringtideError):
     """An image could not be built, or a registry did not do what was asked."""
+
+
+class ImageUnavailable(ImageError):
+    """A registry or an engine did not answer; what was copied stays, and the call can be repeated."""
 
 
 class SensorError(SpringtideError):

@@ -13,6 +13,7 @@ from springtide.model import (
     CachedImage,
     CounterLoad,
     Endpoint,
+    EngineImage,
     HeldOrder,
     Holders,
     ImageTransfer,
@@ -446,10 +447,29 @@ class ImageCache(Protocol):
         """What the cache holds."""
 
     async def collect(self, keep: Collection[str]) -> int:
-        """Delete all images but these references; the bytes that became free. What is being copied stays."""
+        """Delete all images but these references; the bytes that became free. What is being copied stays.
+
+        So does an image that is kept under another reference.
+        """
 
     async def close(self) -> None:
         """Close connections; the cache goes on."""
+
+
+class ImageEngine(Protocol):
+    """One engine's own store of images. Raises ImageError."""
+
+    async def ensure(self, reference: str) -> str:
+        """Make sure that the engine has the image; what to run. Nothing is asked of anybody when it is there."""
+
+    async def images(self) -> list[EngineImage]:
+        """What the engine has, the newest first. Images without a name are not listed."""
+
+    async def remove(self, references: Collection[str]) -> int:
+        """Remove images; how many are gone. Unknown ones are ignored, and those stay that a container is made of."""
+
+    async def close(self) -> None:
+        """Close connections; the engine goes on."""
 
 
 class FleetState(Protocol):

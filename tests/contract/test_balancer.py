@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -14,14 +13,13 @@ import pytest
 
 from springtide.drivers.embedded_envoy import EmbeddedEnvoy, start_envoy
 from springtide.drivers.memory.fleet import MemoryBalancer
-from springtide.drivers.process import ProcessRuntime, ProcessSettings
+from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.system import SystemClock
 from springtide.errors import BalancerError
 from springtide.model import Endpoint, ReplicaSpec, ReplicaState, TrafficSample
 from springtide.ports import Balancer
+from tests.integration.echo_service import echo
 from tests.integration.http_load import send
-
-ECHO = Path(__file__).parents[1] / "integration" / "echo_replica.py"
 
 
 class Stage(Protocol):
@@ -81,7 +79,8 @@ class OnEnvoy:
         self.folder = folder
 
     async def endpoint(self, name: str, weight: int) -> Endpoint:
-        await self.runtime.start(ReplicaSpec(name, name[0], "node"))
+        await self.runtime.define(echo("echo"))
+        await self.runtime.start(ReplicaSpec(name, name[0], "node", "echo"))
         while True:
             (replica,) = [each for each in await self.runtime.list() if each.replica_id == name]
             if replica.state is ReplicaState.READY:
@@ -104,12 +103,9 @@ class OnEnvoy:
 
 @asynccontextmanager
 async def on_envoy(folder: Path) -> AsyncIterator[Stage]:
-    def command(_spec: ReplicaSpec, announce: Path) -> list[str]:
-        return [sys.executable, str(ECHO), str(announce)]
-
     clock = SystemClock()
     envoy = await start_envoy(folder / "envoy", clock)
-    runtime = ProcessRuntime(command, folder / "replicas", clock, ProcessSettings(stop_grace_s=1.0))
+    runtime = ProcessRuntime(folder / "replicas", clock)
     try:
         yield OnEnvoy(envoy, runtime, folder / "replicas")
     finally:

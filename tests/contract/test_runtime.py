@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import pytest
 
 from springtide.drivers.memory.clock import VirtualClock
 from springtide.drivers.memory.fleet import MemoryRuntime
-from springtide.drivers.process import ProcessRuntime, ProcessSettings
+from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.system import SystemClock
-from springtide.model import Replica, ReplicaSpec, ReplicaState
+from springtide.model import COUNTER, Replica, ReplicaSpec, ReplicaState
 from springtide.ports import Clock, Runtime
-
-ECHO = Path(__file__).parents[1] / "integration" / "echo_replica.py"
+from tests.integration.echo_service import echo
 
 
 class Stage:
@@ -61,19 +59,17 @@ def in_memory() -> Stage:
 
 
 def on_processes(folder: Path) -> Stage:
-    def command(_spec: ReplicaSpec, announce: Path) -> list[str]:
-        return [sys.executable, str(ECHO), str(announce)]
-
     def crash(replica_id: str) -> None:
         os.kill(json.loads((folder / f"{replica_id}.state").read_text())["pid"], signal.SIGKILL)
 
     clock = SystemClock()
-    return Stage(ProcessRuntime(command, folder, clock, ProcessSettings(stop_grace_s=2.0)), clock, crash)
+    return Stage(ProcessRuntime(folder, clock), clock, crash)
 
 
 @pytest.fixture(params=["process", "memory"])
 async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
     made = in_memory() if request.param == "memory" else on_processes(tmp_path / "replicas")
+    await made.runtime.define(echo(COUNTER))
     yield made
     await made.runtime.close()
     assert await made.runtime.list() == []

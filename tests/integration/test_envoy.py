@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -13,30 +12,28 @@ import pytest
 
 from springtide.drivers.embedded_envoy import EmbeddedEnvoy, start_envoy
 from springtide.drivers.envoy import EnvoyBalancer
-from springtide.drivers.process import ProcessRuntime, ProcessSettings
+from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.system import SystemClock
 from springtide.errors import BalancerError, EngineError
 from springtide.model import Endpoint, Replica, ReplicaSpec, ReplicaState
+from tests.integration.echo_service import echo
 from tests.integration.http_load import Connection, Load, send
-
-ECHO = Path(__file__).with_name("echo_replica.py")
 
 
 class Shop:
     """An Envoy and some replicas behind it."""
 
-    def __init__(self, envoy: EmbeddedEnvoy, runtime: ProcessRuntime, options: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, envoy: EmbeddedEnvoy, runtime: ProcessRuntime) -> None:
         self.envoy = envoy
         self.runtime = runtime
-        self.options = options
         self.replicas: dict[str, Replica] = {}
 
     async def open(self, names: str, *options: str) -> None:
         """Start these replicas (`zone/id …`) and wait until they are ready."""
         for name in names.split():
             zone, replica_id = name.split("/")
-            self.options[replica_id] = options
-            await self.runtime.start(ReplicaSpec(replica_id, zone, "node"))
+            await self.runtime.define(echo(replica_id, *options))
+            await self.runtime.start(ReplicaSpec(replica_id, zone, "node", replica_id))
         while True:
             found = {replica.replica_id: replica for replica in await self.runtime.list()}
             assert all(replica.state is not ReplicaState.FAILED for replica in found.values())
@@ -53,22 +50,17 @@ class Shop:
         return Endpoint(name, replica.zone, replica.host, replica.port, weight)
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        state = json.loads((self.runtime._folder / f"{name}.state").read_text())
+        state = json.loads((self.runtime._files._folder / f"{name}.state").read_text())
         os.kill(state["pid"], number)
 
 
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
-    options: dict[str, tuple[str, ...]] = {}
-
-    def command(spec: ReplicaSpec, announce: Path) -> list[str]:
-        return [sys.executable, str(ECHO), str(announce), *options.get(spec.replica_id, ())]
-
     clock = SystemClock()
     envoy = await start_envoy(tmp_path / "envoy", clock)
-    runtime = ProcessRuntime(command, tmp_path / "replicas", clock, ProcessSettings(stop_grace_s=1.0))
+    runtime = ProcessRuntime(tmp_path / "replicas", clock)
     try:
-        yield Shop(envoy, runtime, options)
+        yield Shop(envoy, runtime)
     finally:
         await runtime.close()
         await envoy.stop()

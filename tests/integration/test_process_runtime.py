@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,13 @@ from springtide.drivers.pids import Process, find_by_environment
 from springtide.drivers.process import ProcessRuntime, ProcessSettings
 from springtide.drivers.system import SystemClock
 from springtide.errors import ReplicaError
-from springtide.model import Replica, ReplicaSpec, ReplicaState
+from springtide.model import COUNTER, Replica, ReplicaSpec, ReplicaState, ServiceSpec
+from tests.integration.echo_service import ECHO, echo
 from tests.integration.http_load import Connection
 
-ECHO = Path(__file__).with_name("echo_replica.py")
 CLOCK = SystemClock()
 
-Make = Callable[..., ProcessRuntime]
+Make = Callable[..., Awaitable[ProcessRuntime]]
 
 
 @pytest.fixture
@@ -30,12 +31,11 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
     """Runtimes on one folder; every process of theirs has ended afterwards."""
     made: list[ProcessRuntime] = []
 
-    def runtime(*options: str, **settings: float) -> ProcessRuntime:
-        def command(spec: ReplicaSpec, announce: Path) -> list[str]:
-            return [sys.executable, str(ECHO), str(announce), *options]
-
-        limits = ProcessSettings(**{"stop_grace_s": 2.0, **settings})  # type: ignore[arg-type]  # all of these are figures
-        made.append(ProcessRuntime(command, tmp_path / "replicas", CLOCK, limits))
+    async def runtime(
+        *options: str, settings: ProcessSettings | None = None, start_ms_max: int = 15_000, stop_grace_ms: int = 2_000
+    ) -> ProcessRuntime:
+        made.append(ProcessRuntime(tmp_path / "replicas", CLOCK, settings))
+        await made[-1].define(echo(COUNTER, *options, start_ms_max=start_ms_max, stop_grace_ms=stop_grace_ms))
         return made[-1]
 
     yield runtime
@@ -50,6 +50,12 @@ async def until(runtime: ProcessRuntime, state: ReplicaState, replica_id: str = 
             if replica.replica_id == replica_id and replica.state is state:
                 return replica
         await asyncio.sleep(0.02)
+
+
+async def failure(runtime: ProcessRuntime) -> str:
+    (replica,) = await runtime.list()
+    assert replica.state is ReplicaState.FAILED
+    return replica.failure
 
 
 def spec(replica_id: str = "r1") -> ReplicaSpec:
@@ -68,7 +74,7 @@ def runs(pid: int) -> bool:
 
 
 async def test_a_replica_serves_and_its_use_is_counted(make: Make) -> None:
-    runtime = make()
+    runtime = await make()
     await runtime.start(spec())
     replica = await until(runtime, ReplicaState.READY)
     assert (replica.zone, replica.node_id, replica.host) == ("idc-a", "idc-a-1", "127.0.0.1")
@@ -78,7 +84,7 @@ async def test_a_replica_serves_and_its_use_is_counted(make: Make) -> None:
 
 
 async def test_a_drained_replica_is_not_ready_and_serves_on(make: Make) -> None:
-    runtime = make()
+    runtime = await make()
     await runtime.start(spec())
     port = (await until(runtime, ReplicaState.READY)).port
     await runtime.drain("r1")
@@ -89,7 +95,7 @@ async def test_a_drained_replica_is_not_ready_and_serves_on(make: Make) -> None:
 
 
 async def test_a_drain_during_the_start_takes_effect_after_it(make: Make) -> None:
-    runtime = make()
+    runtime = await make()
     await runtime.start(spec())
     await runtime.drain("r1")
     while not (port := (await until(runtime, ReplicaState.DRAINING)).port):
@@ -99,7 +105,7 @@ async def test_a_drain_during_the_start_takes_effect_after_it(make: Make) -> Non
 
 
 async def test_stop_lets_the_open_request_finish(make: Make, tmp_path: Path) -> None:
-    runtime = make("delay_s=0.4")
+    runtime = await make("delay_s=0.4")
     await runtime.start(spec())
     port, pid = (await until(runtime, ReplicaState.READY)).port, pid_of(tmp_path)
     connection = Connection(port)
@@ -116,7 +122,7 @@ async def test_stop_lets_the_open_request_finish(make: Make, tmp_path: Path) -> 
 
 
 async def test_a_replica_that_will_not_end_is_killed(make: Make, tmp_path: Path) -> None:
-    runtime = make("mode=stubborn", stop_grace_s=0.2)
+    runtime = await make("mode=stubborn", stop_grace_ms=200)
     await runtime.start(spec())
     await until(runtime, ReplicaState.READY)
     pid = pid_of(tmp_path)
@@ -125,7 +131,7 @@ async def test_a_replica_that_will_not_end_is_killed(make: Make, tmp_path: Path)
 
 
 async def test_a_replica_that_dies_has_failed_at_once(make: Make, tmp_path: Path) -> None:
-    runtime = make()
+    runtime = await make()
     await runtime.start(spec())
     await until(runtime, ReplicaState.READY)
     pid = pid_of(tmp_path)
@@ -134,7 +140,7 @@ async def test_a_replica_that_dies_has_failed_at_once(make: Make, tmp_path: Path
     while runs(pid):
         await asyncio.sleep(0.005)
     assert [replica.state for replica in await runtime.list()] == [ReplicaState.FAILED]
-    assert "status -9" in runtime.failure("r1")
+    assert "status -9" in await failure(runtime)
 
 
 @pytest.mark.parametrize(
@@ -149,37 +155,30 @@ async def test_a_replica_that_dies_has_failed_at_once(make: Make, tmp_path: Path
 async def test_a_replica_that_does_not_start_fails_and_says_why(
     make: Make, tmp_path: Path, mode: str, why: str
 ) -> None:
-    runtime = make(f"mode={mode}", start_s_max=0.7)
+    runtime = await make(f"mode={mode}", start_ms_max=700)
     await runtime.start(spec())
     await until(runtime, ReplicaState.FAILED)
-    with pytest.raises(ReplicaError, match=f"(?s){why}"):
-        raise ReplicaError(runtime.failure("r1"))
+    assert re.search(f"(?s){why}", await failure(runtime))
     pid = pid_of(tmp_path)
     await runtime.stop("r1")
     assert not runs(pid)
 
 
-async def test_a_program_that_is_not_there_fails(tmp_path: Path) -> None:
-    runtime = ProcessRuntime(lambda _spec, _announce: [str(tmp_path / "nothing")], tmp_path, CLOCK)
-    await runtime.start(spec())
+async def test_a_program_that_is_not_there_fails(make: Make, tmp_path: Path) -> None:
+    runtime = await make()
+    await runtime.define(ServiceSpec("nothing", "1", command=(str(tmp_path / "nothing"),)))
+    await runtime.start(ReplicaSpec("r1", "idc-a", "idc-a-1", "nothing", "1"))
     await until(runtime, ReplicaState.FAILED)
-    assert "cannot be started" in runtime.failure("r1")
-    await runtime.close()
+    assert "cannot be started" in await failure(runtime)
 
 
-async def test_a_command_that_raises_fails(tmp_path: Path) -> None:
-    def command(_spec: ReplicaSpec, _announce: Path) -> list[str]:
-        raise LookupError("no program for it")
-
-    runtime = ProcessRuntime(command, tmp_path, CLOCK)
-    await runtime.start(spec())
-    await until(runtime, ReplicaState.FAILED)
-    assert runtime.failure("r1") == "no program for it"
-    await runtime.close()
+async def test_a_service_without_a_command_is_refused(make: Make) -> None:
+    with pytest.raises(ReplicaError, match="no command"):
+        await (await make()).define(ServiceSpec("nothing", "1"))
 
 
 async def test_no_more_start_at_once_than_allowed(make: Make) -> None:
-    runtime = make("mode=unready", starting_max=2, start_s_max=30.0)
+    runtime = await make("mode=unready", settings=ProcessSettings(starting_max=2), start_ms_max=30_000)
     for number in range(5):
         await runtime.start(spec(f"r{number}"))
     while sum(replica.memory_bytes > 0 for replica in await runtime.list()) < 2:
@@ -189,7 +188,7 @@ async def test_no_more_start_at_once_than_allowed(make: Make) -> None:
 
 
 async def test_no_more_replicas_than_allowed(make: Make) -> None:
-    runtime = make(replicas_max=1)
+    runtime = await make(settings=ProcessSettings(replicas_max=1))
     await runtime.start(spec())
     with pytest.raises(ReplicaError, match="at most 1"):
         await runtime.start(spec("r2"))
@@ -197,11 +196,11 @@ async def test_no_more_replicas_than_allowed(make: Make) -> None:
 
 async def test_an_id_that_is_no_file_name_is_refused(make: Make) -> None:
     with pytest.raises(ReplicaError, match="letters"):
-        await make().start(spec("../r1"))
+        await (await make()).start(spec("../r1"))
 
 
 async def test_close_leaves_no_process(make: Make, tmp_path: Path) -> None:
-    runtime = make("mode=stubborn", stop_grace_s=0.3, starting_max=3)
+    runtime = await make("mode=stubborn", settings=ProcessSettings(starting_max=3), stop_grace_ms=300)
     for number in range(4):
         await runtime.start(spec(f"r{number}"))
     await until(runtime, ReplicaState.READY, "r0")
@@ -218,12 +217,13 @@ import asyncio, os, sys
 from pathlib import Path
 from springtide.drivers.process import ProcessRuntime, ProcessSettings
 from springtide.drivers.system import SystemClock
-from springtide.model import ReplicaSpec, ReplicaState
+from springtide.model import ReplicaSpec, ReplicaState, ServiceSpec
 
 async def main(echo, folder, dies):
     settings = ProcessSettings(die_with_parent=dies == "dies")
-    command = lambda spec, to: [sys.executable, echo, str(to)]
-    runtime = ProcessRuntime(command, Path(folder), SystemClock(), settings)
+    runtime = ProcessRuntime(Path(folder), SystemClock(), settings)
+    command = (sys.executable, echo, "{announce}")
+    await runtime.define(ServiceSpec("counter", "", command=command, drain_signal="SIGUSR1"))
     for name in ("r1", "r2", "r3"):
         await runtime.start(ReplicaSpec(name, "idc-a", "idc-a-1"))
     while [replica.state for replica in await runtime.list()] != [ReplicaState.READY] * 3:
@@ -246,7 +246,7 @@ async def test_replicas_outlive_a_crashed_loop_and_are_adopted(make: Make, tmp_p
     os.kill(gone, signal.SIGKILL)
     while runs(gone):
         await asyncio.sleep(0.01)
-    runtime = make()
+    runtime = await make()
     assert await runtime.adopt() == 2
     assert await runtime.adopt() == 0
     states = {replica.replica_id: replica.state for replica in await runtime.list()}
@@ -265,19 +265,19 @@ async def test_replicas_end_with_their_loop_where_that_is_asked(make: Make, tmp_
     pids = [pid_of(tmp_path, name) for name in ("r1", "r2", "r3")]
     while any(runs(pid) for pid in pids):
         await asyncio.sleep(0.02)
-    runtime = make()
+    runtime = await make()
     assert await runtime.adopt() == 0
     assert {replica.state for replica in await runtime.list()} == {ReplicaState.FAILED}
 
 
 async def test_a_replica_launched_just_before_a_crash_is_found(make: Make, tmp_path: Path) -> None:
-    first = make()
+    first = await make()
     await first.start(spec())
     port = (await until(first, ReplicaState.READY)).port
     path = tmp_path / "replicas" / "r1.state"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "state": "starting", "pid": 0, "started_ticks": 0, "port": 0}))
-    second = make()
+    second = await make()
     assert await second.adopt() == 1
     assert (await until(second, ReplicaState.READY)).port == port
 
@@ -296,7 +296,7 @@ async def test_another_process_with_the_same_pid_is_left_alone(make: Make, tmp_p
         folder.mkdir()
         record = {"replica_id": "r1", "zone": "z", "node_id": "n", "state": "ready", "since_ms": 1, "port": 1}
         (folder / "r1.state").write_text(json.dumps({**record, "pid": bystander.pid, "started_ticks": 12345}))
-        runtime = make()
+        runtime = await make()
         assert await runtime.adopt() == 0
         assert (await runtime.list())[0].state is ReplicaState.FAILED
         await runtime.stop("r1")
@@ -308,7 +308,7 @@ async def test_another_process_with_the_same_pid_is_left_alone(make: Make, tmp_p
 
 
 async def test_a_state_file_that_cannot_be_read_is_named(make: Make, tmp_path: Path) -> None:
-    runtime = make()
+    runtime = await make()
     path = tmp_path / "replicas" / "r1.state"
     path.write_text("{")
     with pytest.raises(ReplicaError, match=r"r1\.state"):

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from springtide.decide.observed import Observed
-from springtide.decide.route import endpoints, is_suspect, zone_weights, zones_down
+from springtide.decide.route import endpoints, zone_weights
 from springtide.model import ReplicaState, Snapshot, StopReplica
 from tests.unit.fleets import BASE, IDC_NODES, POLICY, endpoint, node, replica, snapshot
 

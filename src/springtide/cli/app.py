@@ -3,24 +3,22 @@
 Exit status: 0 done, 1 a verdict or audit that does not hold, or a refusal, 2 bad input, 3 machine too slow, 130 Ctrl-C.
 """
 
-import asyncio
 import os
-import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import uvloop
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from springtide import __version__
 from springtide.cli.logs import configure_logs
+from springtide.cli.running import EXIT_INTERRUPTED
+from springtide.cli.running import run_command as _run
 from springtide.errors import Refused, SpringtideError
 
 EXIT_REFUSED = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+PLATFORM = Group("Platform", sort_key=1)
 
 app = App(
     name="springtide",
@@ -29,6 +27,16 @@ app = App(
 )
 run = App(name="run", help="The processes a sale consists of. `springtide demo` starts them for you.", show=False)
 app.command(run)
+for _module, _name, _help in (
+    ("fleet_commands", "up", "Run the services of a configuration, or change what runs into what it says."),
+    ("fleet_commands", "down", "End what `up` started: drained, stopped, rented nodes given back."),
+    ("fleet_commands", "status", "Services, replicas, traffic, zones, roll-outs and alerts."),
+    ("fleet_commands", "logs", "What the replicas of a service wrote last."),
+    ("fleet_commands", "scale", "Bound the replicas of a service by hand."),
+    ("fleet_commands", "zone", "Take a zone out of use, by hand, and put it back."),
+    ("fleet_image", "image", "Build, push, warm, list and collect container images."),
+):
+    app.command(f"springtide.cli.{_module}:{_name}", name=_name, help=_help, group=PLATFORM)
 app.command("springtide.cli.sale_app:sale", name="sale", help="A merchant's sales and orders, through the back office.")
 
 SettingsFile = Annotated[Path, Parameter(help="The role's settings, written by the command that starts it.")]
@@ -115,6 +123,14 @@ def audit(
 
 
 @run.command
+def platform(*, data: Path) -> int:
+    """The platform: engines and the control loop, until SIGTERM; `springtide up` starts it in the background."""
+    from springtide.cli.platform_run import run_platform  # noqa: PLC0415 - each command loads only what it needs
+
+    return _run(run_platform(data))
+
+
+@run.command
 def counter(*, settings: SettingsFile, replica_id: str, announce: Path) -> int:
     """One replica of the counter."""
     from springtide.cli.run_counter import run_counter  # noqa: PLC0415 - each command loads only what it needs
@@ -156,31 +172,6 @@ def crowd(*, spec: Path) -> int:
     from springtide.cli.run_workers import run_crowd_role  # noqa: PLC0415 - each command loads only what it needs
 
     return _run(run_crowd_role(spec))
-
-
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    """Run a command to its end. The first SIGTERM or SIGINT cancels it; more are ignored while it cleans up."""
-
-    async def cancellable() -> int:
-        loop = asyncio.get_running_loop()
-        working = asyncio.ensure_future(work)
-        stopping: list[bool] = []
-
-        def stop() -> None:
-            if not stopping:
-                stopping.append(True)
-                working.cancel()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        return await working
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            return runner.run(cancellable())
-        except asyncio.CancelledError:
-            sys.stderr.write("springtide: stopped; everything that was started has been ended\n")
-            return EXIT_INTERRUPTED
 
 
 def main() -> None:

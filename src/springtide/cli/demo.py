@@ -35,7 +35,7 @@ from springtide.cli.world import (
     start_workers,
     stop_loop,
 )
-from springtide.config import Config, CrowdSettings, load
+from springtide.config import Config, CrowdSettings, load_sale
 from springtide.console.report import RunFigures, exit_status, write_report
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.localcloud import LocalCloud
@@ -129,7 +129,7 @@ async def run_demo(options: DemoOptions, environ: Mapping[str, str]) -> int:
 def read_inputs(options: DemoOptions, environ: Mapping[str, str]) -> Inputs:
     """Read and check the configuration and the demand. Raises ConfigError."""
     path = options.config or example("live-room.toml")
-    config = load(path, environ)
+    config = load_sale(path, environ)
     if config.crowd is None:
         msg = f"{path}: [crowd] is missing; a demo needs a demand and buyers"
         raise ConfigError(msg)
@@ -166,7 +166,7 @@ async def _start(
     settings = msgspec.structs.replace(settings, replicas_acked=config.inventory.replicas_acked, room=config.room)
     path = settings_file(folders, "settings", settings)
     workers = await start_workers(stack, folders, clock, path)
-    runtime = make_runtime(folders, clock, path)
+    runtime = await make_runtime(folders, clock, path)
     stack.push_async_callback(runtime.close)
     cloud = make_cloud(folders, clock, inputs.zones, CLOUD_SEED)
     start_ms = clock.now_ms() + round(LEAD_IN_S * 1000)

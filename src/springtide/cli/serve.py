@@ -30,7 +30,7 @@ from springtide.cli.world import (
     start_workers,
     stop_loop,
 )
-from springtide.config import Config, load
+from springtide.config import Config, load_sale
 from springtide.drivers.embedded_envoy import EmbeddedEnvoy, start_envoy
 from springtide.drivers.private_file import write_private
 from springtide.drivers.run_folder import make_run_folder, release
@@ -84,7 +84,7 @@ class Started:
 
 async def run_serve(options: ServeOptions, environ: Mapping[str, str]) -> int:
     """Serve until SIGTERM or Ctrl-C. Raises UserError when the folder is in use or the configuration is wrong."""
-    config = load(options.config or example("shop.toml"), environ)
+    config = load_sale(options.config or example("shop.toml"), environ)
     folders = _folders(options.data)
     clock = SystemClock()
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(folders.log("loop").open("a")))
@@ -94,7 +94,7 @@ async def run_serve(options: ServeOptions, environ: Mapping[str, str]) -> int:
         started = await _start(stack, options, config, folders, clock)
         await _fleet(stack, config, folders, clock, started)
         page = await _try_payments(stack, folders, clock, started) if options.try_payments else ""
-        sales = await _open_shop(config, clock, started.stores, page)
+        sales = await open_shop(config, clock, started.stores, page)
         _tell(options, started, sales, clock.now_ms() // 1000)
         await asyncio.Event().wait()
     return 0
@@ -122,7 +122,7 @@ def _locked(data: Path) -> Iterator[None]:
         yield
 
 
-def _secrets(data: Path, ids: SystemIds) -> Secrets:
+def server_secrets(data: Path, ids: SystemIds) -> Secrets:
     path = data / "secrets.json"
     if path.exists():
         try:
@@ -148,7 +148,7 @@ async def _start(
 
     places = Places(folders.out / "valkey", folders.out / "postgres")
     stores, balancer = await all_started(start_stores(stack, clock, options.given, places, config.inventory), envoy())
-    secrets = await _with_owner(_secrets(folders.out, SystemIds()), folders.out, stores, clock)
+    secrets = await with_owner(server_secrets(folders.out, SystemIds()), folders.out, stores, clock)
     settings = RoleSettings(
         inventory=stores.address,
         replicas_acked=config.inventory.replicas_acked,
@@ -167,7 +167,7 @@ async def _start(
     return Started(path, stores, balancer, workers.backoffice_url(), master, ring)
 
 
-async def _with_owner(secrets: Secrets, data: Path, stores: Stores, clock: SystemClock) -> Secrets:
+async def with_owner(secrets: Secrets, data: Path, stores: Stores, clock: SystemClock) -> Secrets:
     """Make the first key of the merchant's API, once."""
     if secrets.owner_key:
         return secrets
@@ -182,7 +182,7 @@ async def _with_owner(secrets: Secrets, data: Path, stores: Stores, clock: Syste
 
 async def _fleet(stack: AsyncExitStack, config: Config, folders: Folders, clock: SystemClock, started: Started) -> None:
     """The control loop and its counters."""
-    runtime = make_runtime(folders, clock, started.settings)
+    runtime = await make_runtime(folders, clock, started.settings)
     stack.push_async_callback(runtime.close)
     cloud = make_cloud(folders, clock, config.fleet_zones(), CLOUD_SEED)
     settings = LoopSettings(
@@ -211,7 +211,7 @@ async def _try_payments(stack: AsyncExitStack, folders: Folders, clock: SystemCl
     return f"http://127.0.0.1:{port}/pay/{{sale}}/{{order_id}}"
 
 
-async def _open_shop(config: Config, clock: SystemClock, stores: Stores, pay_url: str) -> list[Sale]:
+async def open_shop(config: Config, clock: SystemClock, stores: Stores, pay_url: str) -> list[Sale]:
     """Publish the configuration's sales that are not there yet; all of them as they are in the inventory."""
     found = []
     for sale in config.sales_from(clock.now_ms()):

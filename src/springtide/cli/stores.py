@@ -37,7 +37,7 @@ class Places:
     """Where embedded engines run: the folder of Valkey's data, and their namespaces when they have some.
 
     `library` are the inventory's functions, in place of those that come along. Without `postgres_folder` PostgreSQL has
-    a private one, which goes with it.
+    a private one, which goes with it. A `valkey_port` of 0 takes a free one.
     """
 
     valkey_folder: Path
@@ -45,6 +45,7 @@ class Places:
     valkey_node: Namespace | None = None
     postgres_node: Namespace | None = None
     library: bytes | None = None
+    valkey_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ async def all_started(*starting: Coroutine[Any, Any, _T]) -> Sequence[Any]:
 async def _valkey(stack: AsyncExitStack, clock: SystemClock, places: Places, *, wanted: bool) -> EmbeddedValkey | None:
     if not wanted:
         return None
-    engine = await start_valkey(places.valkey_folder, clock, node=places.valkey_node)
+    engine = await start_valkey(places.valkey_folder, clock, places.valkey_port, node=places.valkey_node)
     stack.push_async_callback(engine.stop)
     return engine
 

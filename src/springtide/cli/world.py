@@ -28,7 +28,7 @@ from springtide.drivers.system import SystemClock, SystemIds, chance
 from springtide.drivers.valkey import ValkeyInventory
 from springtide.errors import ConfigError
 from springtide.fleet.loop import ControlLoop
-from springtide.model import ReplicaSpec, Zone
+from springtide.model import COUNTER, ServiceSpec, Zone
 
 ROLE_STOP_S = 5.0
 LOOP_STOP_S = 10.0
@@ -116,21 +116,22 @@ def make_settings(counter: CounterSettings, rate_max: float | None, stores: Stor
     )
 
 
-def make_runtime(folders: Folders, clock: SystemClock, settings: Path) -> ProcessRuntime:
-    """Replicas as local processes."""
+async def make_runtime(folders: Folders, clock: SystemClock, settings: Path) -> ProcessRuntime:
+    """Counters as local processes."""
+    runtime = ProcessRuntime(folders.run / "replicas", clock)
+    await runtime.define(counter_service(settings))
+    return runtime
 
-    def replica(spec: ReplicaSpec, announce: Path) -> list[str]:
-        arguments = [
-            "--settings",
-            str(settings),
-            "--replica-id",
-            spec.replica_id,
-            "--announce",
-            str(announce),
-        ]
-        return command("counter", *arguments)
 
-    return ProcessRuntime(replica, folders.run / "replicas", clock)
+def counter_service(settings: Path, revision: str = "") -> ServiceSpec:
+    """The counter as a service of local processes."""
+    arguments = ["--settings", str(settings), "--replica-id", "{replica_id}", "--announce", "{announce}"]
+    return ServiceSpec(
+        name=COUNTER,
+        revision=revision,
+        command=tuple(command("counter", *arguments)),
+        drain_signal="SIGUSR1",
+    )
 
 
 def make_cloud(folders: Folders, clock: SystemClock, zones: Sequence[Zone], seed: int) -> LocalCloud:

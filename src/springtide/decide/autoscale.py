@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from springtide.decide.forecast import forecast
 from springtide.model import CalendarEvent, DemandRange, FleetPolicy, Snapshot, Zone, ZoneKind
 
 _ROUNDING = 1e-9  # 1.3 * 1000 / 100 is 13.000000000000002 in floating point; that is 13 replicas, not 14
@@ -49,6 +50,12 @@ def autoscale(demand: DemandRange, snapshot: Snapshot, policy: FleetPolicy, pres
         return Wanted(replicas=remembered, hold=False, reason=reason)
     reason = f"{demand.high:.0f}/s with {policy.headroom:.0%} headroom need {asked} replicas"
     return Wanted(replicas=asked, hold=False, reason=reason)
+
+
+def demand_ahead(snapshot: Snapshot, policy: FleetPolicy) -> DemandRange:
+    """The demand to expect until capacity that is asked for now would serve."""
+    horizon = horizon_ms(snapshot.zones, policy, snapshot.calendar)
+    return forecast(snapshot.traffic, snapshot.calendar, snapshot.now_ms, horizon)
 
 
 def traffic_is_stale(snapshot: Snapshot, policy: FleetPolicy) -> bool:

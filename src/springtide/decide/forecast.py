@@ -7,7 +7,7 @@ there is when nothing was announced.
 import math
 from collections.abc import Sequence
 
-from springtide.model import CalendarEvent, DemandRange, TrafficSample
+from springtide.model import CalendarEvent, DemandRange, FleetPolicy, TrafficSample
 
 TREND_MS = 8_000
 """How far back a trend looks: long enough to tell growth from noise, short enough to follow a crowd."""
@@ -47,6 +47,11 @@ def forecast(
         high=max(trend, announced),
         reason=_reason(level, trend, announced, names),
     )
+
+
+def history_ms(policy: FleetPolicy) -> int:
+    """How much history of traffic a snapshot should have: TREND_MS, or sixteen ticks when those are longer."""
+    return max(TREND_MS, 16 * (policy.stale_ms // 3))
 
 
 def announced_peak(calendar: Sequence[CalendarEvent], from_ms: int, until_ms: int) -> tuple[float, str]:

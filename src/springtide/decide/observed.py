@@ -45,6 +45,18 @@ class Observed:
         """Whether the observation of "replicas", "nodes" or "health" is too old to act on."""
         return self.snapshot.ages_ms.get(source, 0) > self._policy.stale_ms
 
+    def is_silent(self, zone: str) -> bool:
+        """Whether the word of this zone's runtime is too old to start or stop anything there."""
+        return self.is_stale(f"replicas/{zone}")
+
+    def free_cores(self, node: Node) -> float:
+        """What other services leave of the node's cores."""
+        return node.cores - self.snapshot.taken_cores.get(node.node_id, 0.0)
+
+    def free_memory_mb(self, node: Node) -> int:
+        """What other services leave of the node's memory; 0 when it is not counted, or nothing is left."""
+        return max(0, node.memory_mb - self.snapshot.taken_memory_mb.get(node.node_id, 0))
+
     def node_state(self, node: Node) -> NodeState:
         """RELEASING from the moment that was asked for."""
         return NodeState.RELEASING if node.node_id in self._releasing else node.state

@@ -1,9 +1,14 @@
 """One decision: a snapshot and the policy in, a plan out. The same input gives the same plan."""
 
-from springtide.decide import autoscale, forecast, place, route
+import msgspec
+
+from springtide.decide import autoscale, rollout, route, zones
 from springtide.decide.observed import Observed
+from springtide.decide.place import Budget, Placement, open_slots, place, promised
 from springtide.decide.reconcile import Reconciler
-from springtide.model import Action, DrainReplica, FleetPolicy, Plan, SetEndpoints, Snapshot
+from springtide.decide.rollout import Revisions
+from springtide.decide.zones import Conclusions
+from springtide.model import Action, DrainReplica, FleetPolicy, Plan, SetEndpoints, Snapshot, StartReplica, ZoneMode
 
 
 def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
@@ -14,43 +19,84 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
     drains of that plan: a replica loses its traffic before it refuses to be ready.
     """
     observed = Observed(snapshot, policy)
-    horizon = autoscale.horizon_ms(snapshot.zones, policy, snapshot.calendar)
-    demand = forecast.forecast(snapshot.traffic, snapshot.calendar, snapshot.now_ms, horizon)
+    demand = autoscale.demand_ahead(snapshot, policy)
     wanted = autoscale.autoscale(demand, snapshot, policy, observed.live_by_zone.total())
-    suspect = route.is_suspect(observed, policy)
-    down = route.zones_down(observed, policy)
-    placement = place.place(wanted.replicas, snapshot.zones, policy, down)
-    steps = Reconciler(observed, policy, placement, down, hold=wanted.hold or suspect).compute()
+    seen = zones.conclude(observed, policy)
+    hold = wanted.hold or seen.suspect
+    placement = _place(wanted.replicas, observed, policy, seen, hold=hold)
+    release = rollout.advance(Revisions(observed, policy, snapshot.rollout, seen), policy, placement.total)
+    revisions = Revisions(observed, policy, release, seen)
+    reconciler = Reconciler(observed, policy, placement, seen, revisions, hold=hold)
+    steps = reconciler.compute()
+    trying = revisions.coming > 0 or any(isinstance(step, StartReplica) for step in steps)
+    release = rollout.noted(release, revisions, trying=trying)
     leaving = {step.replica_id for step in steps if isinstance(step, DrainReplica)}
-    listed = route.endpoints(observed, leaving, frozen=suspect)
-    actions: tuple[Action, ...] = steps
-    if listed != snapshot.endpoints:
-        actions = (
-            SetEndpoints(listed, f"{sum(e.weight > 0 for e in listed)} of {len(listed)} take traffic"),
-            *steps,
-        )
+    shares = seen.shares(snapshot.now_ms, policy)
+    reasons, alerts = _said(observed, placement, reconciler, revisions)
     return Plan(
         tick=snapshot.tick,
         demand=demand,
         replicas_wanted=wanted.replicas,
         placement=placement.by_zone,
-        weights=route.zone_weights(observed, leaving),
-        actions=actions,
-        reasons=(demand.reason, wanted.reason, *placement.reasons, *_warnings(observed, suspect=suspect)),
+        weights=route.zone_weights(observed, leaving, shares),
+        actions=(*_list(observed, leaving, shares, seen), *steps),
+        reasons=(demand.reason, wanted.reason, *placement.reasons, *seen.reasons, *reasons),
+        zone_health=seen.health,
+        capacity=snapshot.capacity,
+        rollout=release,
+        alerts=(*seen.alerts, *placement.alerts, *alerts),
+        scaled_in_ms=snapshot.now_ms if reconciler.scaled_in else snapshot.scaled_in_ms,
     )
 
 
-def _warnings(observed: Observed, *, suspect: bool) -> list[str]:
+def _place(wanted: int, observed: Observed, policy: FleetPolicy, seen: Conclusions, *, hold: bool) -> Placement:
+    """The placement; with a budget for the loss of a zone only while none is lost and the figures are good."""
+    snapshot = observed.snapshot
+    bounds = [policy.replicas_max, snapshot.scale.replicas_max if snapshot.scale else None]
+    budget = None
+    if policy.failure_budget and not seen.down and not hold:
+        budget = Budget(promised(wanted, policy), min((bound for bound in bounds if bound is not None), default=None))
+    placement = place(wanted, snapshot.zones, policy, seen.down, open_slots(observed, policy), budget)
+    if not policy.failure_budget or not seen.down:
+        return placement
+    spent = f"the failure budget is spent on {', '.join(sorted(seen.down))}: no second loss is provided for"
+    return msgspec.structs.replace(placement, reasons=(*placement.reasons, spent))
+
+
+def _list(
+    observed: Observed, leaving: set[str], shares: dict[str, float], seen: Conclusions
+) -> tuple[SetEndpoints, ...]:
+    """The list for the balancer, if it should have another one."""
+    listed = route.endpoints(observed, leaving, shares, frozen=seen.suspect, thawed=seen.rescued)
+    if listed == observed.snapshot.endpoints:
+        return ()
+    return (SetEndpoints(listed, f"{sum(e.weight > 0 for e in listed)} of {len(listed)} take traffic"),)
+
+
+def _said(
+    observed: Observed, placement: Placement, reconciler: Reconciler, revisions: Revisions
+) -> tuple[list[str], list[str]]:
+    """What else there is to say: reasons, and alerts for a person."""
+    reasons, alerts = rollout.said(revisions.rollout, revisions)
     consequences = {
         "replicas": "nothing is started or stopped",
         "nodes": "nothing is rented or given back",
         "health": "every ready replica counts as healthy",
     }
-    stale = [
+    reasons += [
         f"the last word on {source} is {observed.snapshot.ages_ms[source] / 1000:.1f} s old: {consequence}"
         for source, consequence in consequences.items()
         if observed.is_stale(source)
     ]
-    if suspect:
-        stale.append("more than half of the ready replicas seem unreachable: weights stay, nothing is taken away")
-    return stale
+    for name, mode in observed.snapshot.modes.items():
+        live = observed.live_by_zone[name]
+        if mode is ZoneMode.CORDONED:
+            reasons.append(f"zone {name} is cordoned: nothing new starts there, {live} replicas serve on")
+        elif mode is ZoneMode.DRAINED:
+            reasons.append(f"zone {name} is being emptied: {live} replicas are left" if live else f"zone {name} is empty")
+            if live and placement.short:
+                alerts.append(f"zone {name} cannot be emptied yet: {placement.short} replicas have no place elsewhere")
+    if reconciler.no_room:
+        reasons.append("the rollout waits: no node has room for one replica more")
+        alerts.append("a rollout waits for room: raise a quota, or lower what is wanted")
+    return reasons, alerts

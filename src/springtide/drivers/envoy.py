@@ -9,6 +9,7 @@ Figures. Envoy's counters of an endpoint vanish with it, so they are read once m
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,16 +18,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from springtide.drivers.balancer_process import replace_file
 from springtide.drivers.http_get import http_get
 from springtide.errors import BalancerError
-from springtide.model import Endpoint, TrafficSample, ZoneTraffic
+from springtide.model import COUNTER, Endpoint, TrafficSample, ZoneTraffic
 from springtide.ports import Clock
-
-CLUSTER = "replicas"
-"""The name of the one cluster in the bootstrap; its endpoints are ours to set."""
-
-LISTENER = "ingress"
-"""The name of the one listener, and the prefix of its statistics."""
 
 WEIGHT_MAX = 100_000
 """Of one endpoint: Envoy wants the weights of a locality to add up to less than 2^32."""
@@ -38,16 +34,16 @@ _TAKEN_S_MAX = 5.0
 _FIRST_CHECK_S_MAX = 1.0
 _POLL_S = 0.01
 _ADMIN_S_MAX = 3.0
-_STATS = "|".join(
-    f"^{name}$".replace(".", r"\.")
-    for name in (
-        f"cluster.{CLUSTER}.version_text",
-        f"cluster.{CLUSTER}.update_rejected",
-        f"http.{LISTENER}.downstream_rq_total",
-    )
+_FIGURES = (
+    "cluster.{}.version_text",
+    "cluster.{}.update_rejected",
+    "cluster.{}.upstream_rq_active",
+    "cluster.{}.upstream_rq_pending_active",
+    "http.{}.downstream_rq_total",
+    "http.{}.downstream_rq_5xx",
+    "http.{}.downstream_rq_time",
 )
-_STATS_PAGE = f"/stats?filter={quote(_STATS, safe='')}"
-_CLUSTERS_PAGE = f"/clusters?format=json&filter={CLUSTER}"
+_P99 = re.compile(r"P99\(([0-9.e+]+),")
 
 Address = tuple[str, int]
 
@@ -124,23 +120,29 @@ class _Counts(msgspec.Struct):
 
 
 class EnvoyBalancer:
-    """`ports.Balancer` on a running Envoy whose bootstrap has a cluster and a listener of the names above.
+    """`ports.Balancer` for one service of a running Envoy: the cluster and the listener of its name.
 
-    `admin` is its admin address, `discovery` the file that its cluster watches. Figures count from the first
+    `admin` is Envoy's admin address, `discovery` the file that the cluster watches. Figures count from the first
     sample on. A request that is tried on two replicas counts once in `requests_per_s` and once in the zone of
-    each.
+    each; a failed try counts in `failed_per_s` of its zone, and in the service's only when the client got an error.
     """
 
-    def __init__(self, admin: Address, discovery: Path, clock: Clock) -> None:
-        self._admin = admin
+    def __init__(self, admin: Address, discovery: Path, clock: Clock, service: str = COUNTER) -> None:
+        """Nothing is asked of Envoy yet."""
+        self.admin = admin
+        """Another one after Envoy was started again."""
+        self.service = service
         self._discovery = discovery
         self._clock = clock
+        self._clusters_page = f"/clusters?format=json&filter={quote(f'^{service}$', safe='')}"
+        wanted = "|".join(f"^{figure.format(service)}$".replace(".", r"\.") for figure in _FIGURES)
+        self._stats_page = f"/stats?filter={quote(wanted, safe='')}"
         self._write_lock = asyncio.Lock()
         self._writes = 0
         self._owners: dict[Address, Endpoint] = {}
         self._seen: dict[Address, _Counts] = {}
         self._zones: dict[str, _Counts] = {}
-        self._arrived = 0
+        self._arrived = _Counts()
         self._sampled_s: float | None = None
 
     async def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
@@ -166,7 +168,8 @@ class EnvoyBalancer:
     async def sample(self, now_ms: int) -> TrafficSample:
         """The figures since the last sample; the first one sets the mark and reports no traffic."""
         hosts, stats = await asyncio.gather(self._count(), self._stats())
-        arrived, now_s = int(stats.get("downstream_rq_total", "0")), self._clock.monotonic_s()
+        now_s = self._clock.monotonic_s()
+        arrived = _Counts(_whole(stats, "downstream_rq_total"), _whole(stats, "downstream_rq_5xx"))
         counted, self._zones = self._zones, {}
         before, self._arrived = self._arrived, arrived
         elapsed_s = max(now_s - self._sampled_s, 0.001) if self._sampled_s is not None else None
@@ -177,8 +180,12 @@ class EnvoyBalancer:
 
         return TrafficSample(
             at_ms=now_ms,
-            requests_per_s=per_s(_grown(before, arrived)),
+            requests_per_s=per_s(_grown(before.requests, arrived.requests)),
             zones=self._by_zone(hosts, counted, per_s),
+            failed_per_s=per_s(_grown(before.failed, arrived.failed)),
+            queued=_whole(stats, "upstream_rq_pending_active"),
+            in_flight=sum(host.figure("rq_active") for host in hosts),
+            p99_ms=float(found[1]) if (found := _P99.search(stats.get("downstream_rq_time", ""))) else None,
         )
 
     async def healthy(self) -> frozenset[str]:
@@ -232,14 +239,12 @@ class EnvoyBalancer:
         self._writes += 1
         version = f"{self._clock.now_ms()}-{self._writes}"
         rejected = int((await self._stats()).get("update_rejected", "0"))
-        self._write(_assignment(endpoints, version))
+        self._write(assignment(self.service, endpoints, version))
         await self._until_taken(version, rejected)
 
     def _write(self, text: bytes) -> None:
-        fresh = self._discovery.with_suffix(".new")
         try:
-            fresh.write_bytes(text)
-            fresh.replace(self._discovery)
+            replace_file(self._discovery, text)
         except OSError as error:
             raise BalancerError(
                 f"the endpoints cannot be written to {self._discovery}: {error.strerror}; "
@@ -270,18 +275,18 @@ class EnvoyBalancer:
 
     async def _hosts(self) -> tuple[_Host, ...]:
         try:
-            clusters = _CLUSTERS.decode(await self._page(_CLUSTERS_PAGE)).cluster_statuses
+            clusters = _CLUSTERS.decode(await self._page(self._clusters_page)).cluster_statuses
         except msgspec.DecodeError as error:
             raise BalancerError(f"Envoy's list of endpoints cannot be read: {error}; is it Envoy 1.40?") from error
-        return next((cluster.host_statuses for cluster in clusters if cluster.name == CLUSTER), ())
+        return next((cluster.host_statuses for cluster in clusters if cluster.name == self.service), ())
 
     async def _stats(self) -> dict[str, str]:
-        lines = (await self._page(_STATS_PAGE)).decode().splitlines()
+        lines = (await self._page(self._stats_page)).decode().splitlines()
         pairs = (line.partition(": ") for line in lines)
         return {name.rpartition(".")[2]: value for name, _, value in pairs}
 
     async def _page(self, target: str) -> bytes:
-        host, port = self._admin
+        host, port = self.admin
         try:
             status, body = await http_get(self._clock, host, port, target, _ADMIN_S_MAX)
         except (OSError, TimeoutError) as error:
@@ -319,12 +324,16 @@ def _check(endpoints: Sequence[Endpoint]) -> None:
         addresses.add(address)
 
 
-def _assignment(endpoints: Sequence[Endpoint], version: str) -> bytes:
+def _whole(stats: dict[str, str], name: str) -> int:
+    return int(stats.get(name, "0"))
+
+
+def assignment(service: str, endpoints: Sequence[Endpoint], version: str) -> bytes:
     """The discovery file: one locality for each zone."""
     ordered = sorted(endpoints, key=lambda endpoint: endpoint.zone)
     resource = {
         "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-        "cluster_name": CLUSTER,
+        "cluster_name": service,
         "policy": {"overprovisioning_factor": 100},
         "endpoints": [
             _locality(zone, list(members)) for zone, members in groupby(ordered, lambda endpoint: endpoint.zone)

@@ -1,6 +1,7 @@
 """A pool of connections to PostgreSQL, the named queries and the migrations: what the parts of the ledger stand on.
 
-Queries are in `sql/queries.sql`, the schema in the numbered files there.
+Queries are in `sql/queries.sql`, the schema in the numbered files there. An address may name several servers that hold
+copies of one database (`host=/a,/b` or `a:5432,b:5432`): connections then go to the one that takes writes.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Self
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from springtide.drivers import postgres_servers
 from springtide.errors import LedgerError, LedgerUnavailable
 from springtide.ports import Clock
 
@@ -41,6 +43,7 @@ _UNAVAILABLE = (
     asyncpg.InsufficientResourcesError,  # too many connections, disk full, out of memory
     asyncpg.TransactionRollbackError,  # deadlock or serialization: repeat it
     asyncpg.InternalClientError,  # the connection broke in the middle of an answer
+    asyncpg.ReadOnlySQLTransactionError,  # this server follows another one now
 )
 
 
@@ -90,7 +93,7 @@ async def migrate(dsn: str) -> list[str]:
     Raises LedgerUnavailable, and LedgerError when a newer version has migrated the database.
     """
     with translated():
-        connection = await asyncpg.connect(dsn, timeout=ANSWER_S)
+        connection = await postgres_servers.connect(dsn, timeout=ANSWER_S)
         try:
             async with connection.transaction():
                 return await _apply(connection)
@@ -115,9 +118,10 @@ async def _apply(connection: asyncpg.Connection) -> list[str]:
 class PostgresSession:
     """The pool, and one connection of it for each call. Pooled connections are renewed after a failure."""
 
-    def __init__(self, pool: asyncpg.Pool, clock: Clock, answer_s: float) -> None:
-        """Use `connect`."""
+    def __init__(self, pool: asyncpg.Pool, clock: Clock, answer_s: float, *, several: bool = False) -> None:
+        """Use `connect`. `several`: another server may take writes next time."""
         self._pool = pool
+        self._several = several
         self._clock = clock
         self._answer_s = answer_s
 
@@ -127,8 +131,9 @@ class PostgresSession:
     ) -> Self:
         """Connect to a database that `migrate` has prepared. Raises LedgerUnavailable."""
         with translated():
-            pool = await asyncpg.create_pool(
+            pool = await asyncpg.create_pool(  # type: ignore[call-overload] # its parameter `connect` is wider than ours
                 dsn,
+                connect=postgres_servers.connect,
                 min_size=1,
                 max_size=connections_max,
                 timeout=answer_s,
@@ -136,18 +141,23 @@ class PostgresSession:
                 reset=_nothing_to_reset,
                 server_settings=_WHEN_WE_VANISH,
             )
-        return cls(pool, clock, answer_s)
+        return cls(pool, clock, answer_s, several=len(postgres_servers.each_server(dsn)) > 1)
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[PoolConnectionProxy]:
         """A connection for one call, which has `answer_s` in all."""
         with translated():
-            async with (
-                self._clock.timeout(self._answer_s),
-                # The limit is for giving it back as well, which would wait for a frozen server.
-                self._pool.acquire(timeout=self._answer_s) as connection,
-            ):
-                yield connection
+            try:
+                async with (
+                    self._clock.timeout(self._answer_s),
+                    # The limit is for giving it back as well, which would wait for a frozen server.
+                    self._pool.acquire(timeout=self._answer_s) as connection,
+                ):
+                    yield connection
+            except (TimeoutError, asyncpg.ReadOnlySQLTransactionError):
+                if self._several:  # the other connections may well be to the same server: look again for who writes
+                    await self._pool.expire_connections()
+                raise
 
     async def close(self) -> None:
         """Let go of the connections: those in use get a moment to finish."""

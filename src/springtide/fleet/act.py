@@ -1,13 +1,14 @@
-"""Carry out a plan: the balancer's list at once, everything else in the background and within limits."""
+"""Carry out plans: the balancers' lists at once, everything else in the background and within limits."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from springtide.errors import CloudError, CloudUnavailable, SpringtideError
+from springtide.errors import CloudError, CloudUnavailable, ReplicaError, SpringtideError
+from springtide.fleet.intents import Deed
 from springtide.fleet.journal import Entry, Fault, Outcome
-from springtide.fleet.observe import FleetPorts
+from springtide.fleet.ports import FleetPorts
 from springtide.model import (
     Action,
     DrainReplica,
@@ -19,7 +20,7 @@ from springtide.model import (
     StopReplica,
     Zone,
 )
-from springtide.ports import Clock
+from springtide.ports import Balancer, Clock, Runtime
 
 IN_FLIGHT_MAX = 64
 """Actions under way at once; what does not fit is decided again at the next tick."""
@@ -46,37 +47,59 @@ ADOPTED_S = 30.0
 class Actor:
     """Begins actions, remembers those under way and what the cloud refused, and records every outcome."""
 
-    def __init__(self, clock: Clock, ports: FleetPorts, zones: Sequence[Zone], record: Callable[[Entry], None]) -> None:
-        """`record` is given an Outcome for each action, and a Fault for each try that is repeated."""
+    def __init__(
+        self,
+        clock: Clock,
+        ports: FleetPorts,
+        zones: Sequence[Zone],
+        record: Callable[[Entry], None],
+        runtime_of: Callable[[str, str], Runtime | None],
+    ) -> None:
+        """`record` is given an Outcome for each action, and a Fault for each try that is repeated.
+
+        `runtime_of` tells who has a replica (its id, its zone).
+        """
         self._clock = clock
-        self._ports = ports
+        self._cloud = ports.cloud
         self._zones = {zone.name: zone for zone in zones}
         self._record = record
-        self._tasks: dict[asyncio.Task[None], Action] = {}
+        self._runtime_of = runtime_of
+        self._tasks: dict[asyncio.Task[None], Deed] = {}
         self._sold_out_until_ms: dict[str, int] = {}
         self._adopted: dict[str, tuple[int, Node]] = {}
+        self.left_s: Callable[[], float] = lambda: ACTION_S_MAX
+        """For how long we surely lead; nothing is sent when that is not above 0."""
+        self.ended: Callable[[str], None] = lambda _: None
+        """Told the intent of each action that has ended."""
 
     @property
-    def in_flight(self) -> tuple[Action, ...]:
-        """Actions that were begun and have not ended, oldest first."""
+    def in_flight(self) -> tuple[Deed, ...]:
+        """What was begun and has not ended, oldest first."""
         return tuple(self._tasks.values())
 
-    async def set_endpoints(self, action: SetEndpoints, tick: int) -> bool:
-        """Give the balancer its list; False when it may not have it."""
-        call = self._ports.balancer.set_endpoints(action.endpoints)
-        error = await self._try(call, ENDPOINTS_S_MAX)
-        self._record(Outcome(self._clock.now_ms(), tick, action, error))
+    @property
+    def room(self) -> int:
+        """How many more actions may be begun."""
+        return max(0, IN_FLIGHT_MAX - len(self._tasks))
+
+    async def set_endpoints(self, service: str, balancer: Balancer, action: SetEndpoints, tick: int) -> bool:
+        """Give a balancer its list; False when it may not have it."""
+        seconds = min(ENDPOINTS_S_MAX, self.left_s())
+        if seconds <= 0:
+            return False
+        error = await self._try(balancer.set_endpoints(action.endpoints), seconds)
+        self._record(Outcome(self._clock.now_ms(), tick, action, error, service))
         return not error
 
-    def begin(self, action: Action, tick: int) -> None:
-        """Carry out in the background. Beyond the limit nothing is begun."""
-        if len(self._tasks) >= IN_FLIGHT_MAX:
-            error = f"not begun: {IN_FLIGHT_MAX} actions are under way"
-            self._record(Outcome(self._clock.now_ms(), tick, action, error))
-            return
-        task = asyncio.create_task(self._carry_out(action, tick))
-        self._tasks[task] = action
+    def begin(self, deed: Deed) -> None:
+        """Carry out in the background."""
+        task = asyncio.create_task(self._carry_out(deed))
+        self._tasks[task] = deed
         task.add_done_callback(self._tasks.pop)
+
+    def refuse(self, deed: Deed, why: str) -> None:
+        """Record that an action is not begun; it is decided again at the next tick."""
+        self._record(Outcome(self._clock.now_ms(), deed.tick, deed.action, f"not begun: {why}", deed.service))
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for all that is under way, at most so long, then end it. True when nothing had to be."""
@@ -110,31 +133,40 @@ class Actor:
             for zone in self._zones.values()
         )
 
-    async def _carry_out(self, action: Action, tick: int) -> None:
-        if isinstance(action, RentNodes):
-            error = await self._rent(action, tick)
+    async def _carry_out(self, deed: Deed) -> None:
+        if isinstance(deed.action, RentNodes):
+            error = await self._rent(deed.action, deed.tick)
         else:
-            error = await self._try(self._call(action), ACTION_S_MAX)
-        self._record(Outcome(self._clock.now_ms(), tick, action, error))
+            error = await self._try(self._call(deed.action), ACTION_S_MAX)
+        if deed.intent_id:
+            self.ended(deed.intent_id)
+        self._record(Outcome(self._clock.now_ms(), deed.tick, deed.action, error, deed.service))
 
     async def _call(self, action: Action) -> None:
-        runtime = self._ports.runtime
         match action:
             case StartReplica(spec=spec):
-                await runtime.start(spec)
-            case DrainReplica(replica_id=replica_id):
-                await runtime.drain(replica_id)
-            case StopReplica(replica_id=replica_id):
-                await runtime.stop(replica_id)
+                await self._runtime(spec.replica_id, spec.zone).start(spec)
+            case DrainReplica(replica_id=replica_id, zone=zone):
+                await self._runtime(replica_id, zone).drain(replica_id)
+            case StopReplica(replica_id=replica_id, zone=zone):
+                await self._runtime(replica_id, zone).stop(replica_id)
             case ReleaseNode(node_id=node_id):
-                await self._ports.cloud.release(node_id)
+                await self._cloud.release(node_id)
                 self._adopted.pop(node_id, None)
+
+    def _runtime(self, replica_id: str, zone: str) -> Runtime:
+        runtime = self._runtime_of(replica_id, zone)
+        if runtime is None:
+            raise ReplicaError(f"zone {zone} has no runtime here; give it one, or take it out of the configuration")
+        return runtime
 
     async def _rent(self, action: RentNodes, tick: int) -> str:
         """Send a purchase until it is answered; the error that ended it, or an empty text."""
         pause_s = RENT_PAUSE_S
         error = ""
         for attempt in range(1, RENT_TRIES + 1):
+            if self.left_s() <= 0:
+                return f"not sent: the lead was lost; {error or 'the next leader sends it'}"
             error = await self._try(self._rent_once(action), ACTION_S_MAX)
             if not error or self._is_sold_out(action.zone):
                 return error
@@ -146,9 +178,11 @@ class Actor:
         return error
 
     async def _rent_once(self, action: RentNodes) -> None:
-        zone = self._zones[action.zone]
+        zone = self._zones.get(action.zone)
+        if zone is None:
+            raise CloudError(f"zone {action.zone} is not in the configuration any more; what is rented there is listed")
         try:
-            rented = await self._ports.cloud.rent(zone, action.count, action.client_token)
+            rented = await self._cloud.rent(zone, action.count, action.client_token)
         except CloudUnavailable:
             raise
         except CloudError:

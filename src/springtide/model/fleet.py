@@ -262,8 +262,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     One snapshot is about one `service`. IDC nodes are shared: `taken_cores` and `taken_memory_mb` are what other
     services hold of each; rented nodes belong to the service that rented them, and only those are listed. `modes`
     is what operators said of zones. `revision` is the one that new replicas get when there is no `rollout`.
-    `zone_health`, `capacity` and `rollout` are what the plan before this one concluded. `seasons` is the demand of
-    earlier seasons, oldest first.
+    `zone_health`, `capacity`, `rollout` and `scaled_in_ms` are the plan's before this one. `seasons` is the demand of
+    earlier seasons, oldest first. `engines` is how busy the engines behind the service are (0 to 1), by name.
     """
 
     run: str
@@ -290,12 +290,16 @@ class Snapshot(msgspec.Struct, frozen=True):
     signals: tuple[SignalSample, ...] = ()
     scale: ScaleOverride | None = None
     seasons: tuple[SeasonPoint, ...] = ()
+    engines: dict[str, float] = {}
+    scaled_in_ms: int = 0
 
 
 class Plan(msgspec.Struct, frozen=True):
     """What one tick decided, and why. `placement` is replicas wanted by zone; `weights` shares of traffic by zone.
 
-    `zone_health`, `capacity` and `rollout` go into the next snapshot as they are. `alerts` are for a person.
+    `zone_health`, `capacity`, `rollout` and `scaled_in_ms` (when a stage of scaling in began last) go into the next
+    snapshot as they are. `alerts` are for a person. `asked` is what demand and signals alone asked for at this moment:
+    the next snapshots' `wanted_before`.
     """
 
     tick: int
@@ -309,3 +313,5 @@ class Plan(msgspec.Struct, frozen=True):
     capacity: CapacityEstimate | None = None
     rollout: Rollout | None = None
     alerts: tuple[str, ...] = ()
+    asked: int = 0
+    scaled_in_ms: int = 0

@@ -99,7 +99,8 @@ class ZoneState(StrEnum):
 class ZoneHealth(msgspec.Struct, frozen=True):
     """A zone's state, since when, and why. `failures` are its falls within the memory that keeps it from flapping.
 
-    `good_since_ms` is since when all signs have been good (0 while they are not).
+    `good_since_ms` is since when all signs have been good, `bad_since_ms` since when they have been bad (0 while they
+    are not).
     """
 
     state: ZoneState
@@ -107,6 +108,7 @@ class ZoneHealth(msgspec.Struct, frozen=True):
     reason: str = ""
     failures: int = 0
     good_since_ms: int = 0
+    bad_since_ms: int = 0
 
 
 class CapacityEstimate(msgspec.Struct, frozen=True):
@@ -144,7 +146,11 @@ class RolloutState(StrEnum):
 
 
 class Rollout(msgspec.Struct, frozen=True):
-    """A change of a service from revision `previous` to `revision`, of which `failed` replicas have failed."""
+    """A change of a service from revision `previous` to `revision`, of which `failed` replicas have failed.
+
+    `failed_ids` are those, so that each counts once; `proven` is the most replicas of the wanted revision that were
+    seen to do well at once, and `progress_ms` when that grew last or nothing was tried (0: it has not been looked at).
+    """
 
     revision: str
     previous: str
@@ -152,6 +158,9 @@ class Rollout(msgspec.Struct, frozen=True):
     since_ms: int
     failed: int = 0
     reason: str = ""
+    failed_ids: tuple[str, ...] = ()
+    proven: int = 0
+    progress_ms: int = 0
 
     @property
     def target(self) -> str:
@@ -190,7 +199,8 @@ class ServiceWish(msgspec.Struct, frozen=True):
     """A service as its operators want it: what a replica is, and how many there may be.
 
     `requests_per_s` is what one replica is calibrated to take; `port` is where the balancer listens for it. `previous`
-    is the revision before, to roll back to.
+    is the revision before, to roll back to. `idempotent` allows the balancer to send any request again; else only
+    those that certainly did nothing.
     """
 
     spec: ServiceSpec
@@ -201,6 +211,7 @@ class ServiceWish(msgspec.Struct, frozen=True):
     drain_ms: int = 2_000
     signals: tuple[Signal, ...] = ()
     previous: ServiceSpec | None = None
+    idempotent: bool = False
 
 
 class Wishes(msgspec.Struct, frozen=True):

@@ -14,12 +14,14 @@ from springtide.errors import (
     ReplicaError,
 )
 from springtide.model import (
+    COUNTER,
     Endpoint,
     Node,
     NodeState,
     Replica,
     ReplicaSpec,
     ReplicaState,
+    ServiceSpec,
     TrafficSample,
     Zone,
     ZoneKind,
@@ -33,22 +35,45 @@ REPLICAS_MAX = 50_000
 TOKENS_MAX = 100_000
 """Purchases that the cloud remembers."""
 
+REVISIONS_MAX = 10_000
+"""Revisions of services that one runtime knows."""
+
+QUEUE_S_MAX = 10.0
+"""What waits for longer than this at a balancer whose replicas have a limit fails instead."""
+
 _PORT_FIRST = 1_024
 _PORTS = 64_000
 _MS_PER_H = 3_600_000
+_NAMELESS_COUNTER = (ServiceSpec(COUNTER, ""),)
 
 
 class MemoryRuntime:
-    """`ports.Runtime`: a replica is ready `start_s` after its start; none runs anything."""
+    """`ports.Runtime`: a replica is ready `start_s` after its start; none runs anything.
 
-    def __init__(self, clock: Clock, start_s: float) -> None:
+    Each uses `cpu_share` of a core from its start on. The counter without a revision needs no definition.
+    """
+
+    def __init__(self, clock: Clock, start_s: float, cpu_share: float = 0.0) -> None:
         """Hold no replica yet."""
         self._clock = clock
         self._start_ms = round(start_s * 1000)
+        self._cpu_share = cpu_share
         self._replicas: dict[str, Replica] = {}
+        self._begun_ms: dict[str, int] = {}
         self._ports_given = 0
+        self.defined: dict[tuple[str, str], ServiceSpec] = {}
+        """What was defined, by service and revision; it is lost where a runtime's process ends."""
+        self.broken_revisions: set[tuple[str, str]] = set()
+        """Replicas of these (service, revision) fail when they should become ready."""
         self.failing = False
         """Set it to make every call fail."""
+
+    async def define(self, service: ServiceSpec) -> None:
+        """Make a revision known."""
+        self._answer()
+        if len(self.defined) >= REVISIONS_MAX:
+            raise ReplicaError(f"{REVISIONS_MAX} revisions are known already; begin a new runtime")
+        self.defined.setdefault((service.name, service.revision), service)
 
     async def start(self, spec: ReplicaSpec) -> None:
         """Begin to start a replica; a second call with the same id does nothing."""
@@ -57,6 +82,10 @@ class MemoryRuntime:
             return
         if len(self._replicas) >= REPLICAS_MAX:
             raise ReplicaError(f"{REPLICAS_MAX} replicas run already; stop some first")
+        revision = spec.service, spec.revision
+        if revision not in self.defined and revision != (COUNTER, ""):
+            raise ReplicaError(f"revision {spec.revision!r} of {spec.service} is not known here; define it first")
+        self._begun_ms[spec.replica_id] = self._clock.now_ms()
         self._replicas[spec.replica_id] = Replica(
             replica_id=spec.replica_id,
             zone=spec.zone,
@@ -65,6 +94,8 @@ class MemoryRuntime:
             host="127.0.0.1",
             port=0,
             since_ms=self._clock.now_ms(),
+            service=spec.service,
+            revision=spec.revision,
         )
 
     async def drain(self, replica_id: str) -> None:
@@ -78,19 +109,37 @@ class MemoryRuntime:
         """End a replica."""
         self._answer()
         self._replicas.pop(replica_id, None)
+        self._begun_ms.pop(replica_id, None)
+
+    async def logs(self, replica_id: str, lines: int) -> Sequence[str]:
+        """What became of it, as if it had written that."""
+        self._answer()
+        replica = self._now(replica_id)
+        if replica is None:
+            return []
+        written = [f"{replica_id} of {replica.service} {replica.revision}".rstrip(), f"is {replica.state}"]
+        return written[-lines:] if lines > 0 else []
 
     def replicas(self) -> list[Replica]:
         """What `list` says when the runtime answers."""
         return [replica for name in tuple(self._replicas) if (replica := self._now(name))]
 
+    async def logs(self, replica_id: str, lines: int) -> Sequence[str]:
+        """One line that says how the replica is."""
+        self._answer()
+        replica = self._now(replica_id)
+        return [f"{replica_id} is {replica.state}"][-lines:] if replica and lines > 0 else []
+
     async def close(self) -> None:
         """End them all."""
         self._replicas.clear()
 
-    def fail(self, replica_ids: Iterable[str]) -> None:
+    def fail(self, replica_ids: Iterable[str], why: str = "it was made to fail") -> None:
         """Let these replicas die; unknown ids are ignored."""
         for replica in [found for name in replica_ids if (found := self._now(name))]:
-            self._enter(replica, ReplicaState.FAILED)
+            self._enter(
+                msgspec.structs.replace(replica, failure=f"replica {replica.replica_id}: {why}"), ReplicaState.FAILED
+            )
 
     def _answer(self) -> None:
         if self.failing:
@@ -98,15 +147,24 @@ class MemoryRuntime:
 
     def _now(self, replica_id: str) -> Replica | None:
         replica = self._replicas.get(replica_id)
+        if replica is None or self._cpu_share == 0.0:
+            return self._become_ready(replica)
+        cpu_s = self._cpu_share * (self._clock.now_ms() - self._begun_ms[replica_id]) / 1000
+        return self._become_ready(msgspec.structs.replace(replica, cpu_s=cpu_s))
+
+    def _become_ready(self, replica: Replica | None) -> Replica | None:
         if replica is None or replica.state is not ReplicaState.STARTING:
             return replica
         ready_ms = replica.since_ms + self._start_ms
         if self._clock.now_ms() < ready_ms:
             return replica
+        if (replica.service, replica.revision) in self.broken_revisions:
+            self._enter(msgspec.structs.replace(replica, failure="it never became ready"), ReplicaState.FAILED)
+            return self._replicas[replica.replica_id]
         port = _PORT_FIRST + self._ports_given % _PORTS
         self._ports_given += 1
         ready = msgspec.structs.replace(replica, state=ReplicaState.READY, since_ms=ready_ms, port=port)
-        self._replicas[replica_id] = ready
+        self._replicas[replica.replica_id] = ready
         return ready
 
     def _enter(self, replica: Replica, state: ReplicaState) -> None:
@@ -120,12 +178,25 @@ class MemoryRuntime:
 
 
 class MemoryBalancer:
-    """`ports.Balancer`: splits a demand over the endpoints that answer, by weight."""
+    """`ports.Balancer`: splits a demand over the endpoints that answer, by weight.
 
-    def __init__(self, demand: Callable[[int], float], answers: Callable[[str], bool]) -> None:
+    With `replica_per_s`, what each replica can take, more than that waits, and fails after QUEUE_S_MAX.
+    """
+
+    def __init__(
+        self,
+        demand: Callable[[int], float],
+        answers: Callable[[str], bool],
+        replica_per_s: float | None = None,
+        answer_ms: float = 10.0,
+    ) -> None:
         """`demand` is requests/s at a moment in ms; `answers` tells whether a replica can be reached."""
         self._demand = demand
         self._answers = answers
+        self._replica_per_s = replica_per_s
+        self._answer_ms = answer_ms
+        self._queued = 0.0
+        self._sampled_ms: int | None = None
         self.endpoints: tuple[Endpoint, ...] = ()
         self.failing = False
         """Set it to make every call fail."""
@@ -143,22 +214,50 @@ class MemoryBalancer:
         demand = self._demand(now_ms)
         weights: Counter[str] = Counter()
         healthy: Counter[str] = Counter()
+        serving = 0
         for endpoint in self.endpoints:
             answers = self._answers(endpoint.replica_id)
             weights[endpoint.zone] += endpoint.weight * answers
             healthy[endpoint.zone] += answers
+            serving += answers and endpoint.weight > 0
         total = weights.total()
+        served, failed = self._serve(demand, serving, now_ms)
+        in_flight = round(served * self._answer_ms / 1000)
         zones = tuple(
             ZoneTraffic(
                 zone=zone,
-                requests_per_s=demand * weights[zone] / total if total else 0.0,
+                requests_per_s=served * weights[zone] / total if total else 0.0,
                 failed_per_s=0.0,
-                in_flight=0,
+                in_flight=round(in_flight * weights[zone] / total) if total else 0,
                 healthy=healthy[zone],
             )
             for zone in sorted(healthy)
         )
-        return TrafficSample(at_ms=now_ms, requests_per_s=demand, zones=zones)
+        waits_ms = 1000 * self._queued / served if served else 0.0
+        return TrafficSample(
+            at_ms=now_ms,
+            requests_per_s=demand,
+            zones=zones,
+            failed_per_s=failed,
+            queued=round(self._queued),
+            in_flight=in_flight,
+            p99_ms=self._answer_ms + waits_ms if served else None,
+        )
+
+    def _serve(self, demand: float, serving: int, now_ms: int) -> tuple[float, float]:
+        """What is served and what fails, per second; what waits is kept for the next sample."""
+        passed_s = (now_ms - self._sampled_ms) / 1000 if self._sampled_ms is not None else 0.0
+        self._sampled_ms = now_ms
+        if not serving:
+            self._queued = 0.0
+            return 0.0, demand
+        if self._replica_per_s is None:
+            return demand, 0.0
+        capacity = serving * self._replica_per_s
+        waiting = self._queued + (demand - capacity) * passed_s
+        self._queued = min(max(0.0, waiting), capacity * QUEUE_S_MAX)
+        served = capacity if self._queued else min(demand, capacity)
+        return served, (waiting - self._queued) / passed_s if waiting > self._queued and passed_s else 0.0
 
     async def healthy(self) -> frozenset[str]:
         """The endpoints that answer."""
@@ -244,6 +343,7 @@ class MemoryCloud:
             cores=zone.cores_per_node,
             client_token=client_token,
             since_ms=self._clock.now_ms(),
+            memory_mb=zone.memory_mb_per_node,
         )
         self._nodes[node.node_id] = node
         return node

@@ -1,0 +1,245 @@
+"""CPU and memory limits of local processes by control groups (version 2 or 1), where we may make them.
+
+Each replica gets a group of its own; its first process enters it before its program begins, so that nothing that it
+starts is outside. Version 2: cgroups(7) and the kernel's admin-guide/cgroup-v2; version 1: the CFS quota and the
+memory controller.
+"""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from springtide.errors import ReplicaError
+
+PERIOD_US = 100_000
+"""The kernel's default period of CPU bandwidth control."""
+
+QUOTA_US_MIN = 1_000
+"""The smallest quota that the kernel takes: a hundredth of a core."""
+
+STALE_MS = 3_600_000
+"""An empty group this old was left by a run that was killed."""
+
+_PREFIX = "springtide-"
+_CPU, _MEMORY = "cpu", "memory"
+_MB = 1024 * 1024
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """Where a controller's groups are made: `version` 1 or 2, and the folder that new ones go into."""
+
+    version: int
+    folder: Path
+
+
+class Groups:
+    """The groups of one runtime's replicas; `missing` says why there can be none (empty: there can).
+
+    `owner` keeps the names of two runtimes on one machine apart.
+    """
+
+    def __init__(self, owner: str, now_ms: int) -> None:
+        """Find out what is permitted, by making a group and removing it."""
+        self._owner = hashlib.sha256(owner.encode()).hexdigest()[:8]
+        self._mounts: dict[str, Mount] = {}
+        self.missing = ""
+        try:
+            self._mounts = find_mounts()
+            self._try_out()
+        except OSError as error:
+            self.missing = f"no control group can be made here ({error.strerror or error}): limits are not enforced"
+            return
+        self._sweep(now_ms)
+
+    def make(self, replica_id: str, cores: float, memory_mb: int) -> list[Path]:
+        """A group with these limits (0: none); the files that a process writes `0` to, to enter it.
+
+        Raises ReplicaError.
+        """
+        if self.missing or not (cores or memory_mb):
+            return []
+        try:
+            for folder in self._folders(replica_id).values():
+                folder.mkdir(exist_ok=True)
+            self._limit(self._folders(replica_id), cores, memory_mb)
+        except OSError as error:
+            self.remove(replica_id)
+            raise ReplicaError(
+                f"{replica_id} cannot be limited to {cores:g} cores and {memory_mb} MB: {error.strerror}; "
+                "give other limits, or none"
+            ) from error
+        return [folder / "cgroup.procs" for folder in set(self._folders(replica_id).values())]
+
+    def out_of_memory(self, replica_id: str) -> bool:
+        """Whether the kernel has killed a process of it for its memory limit."""
+        memory = self._folders(replica_id).get(_MEMORY)
+        if memory is None:
+            return False
+        with contextlib.suppress(OSError):
+            name = "memory.events" if self._mounts[_MEMORY].version == 2 else "memory.oom_control"  # noqa: PLR2004 - the version
+            figures = dict(line.split() for line in (memory / name).read_text().splitlines())
+            return int(figures.get("oom_kill", "0")) > 0
+        return False
+
+    def kill(self, replica_id: str) -> None:
+        """End whatever still runs in the group: what its main process had started."""
+        for folder in self._folders(replica_id).values():
+            for pid in _pids(folder):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def remove(self, replica_id: str) -> bool:
+        """Remove the group; False while a process is still in it. One that is not there is no error."""
+        return all(_remove(folder) for folder in self._folders(replica_id).values())
+
+    def _folders(self, replica_id: str) -> Mapping[str, Path]:
+        name = f"{_PREFIX}{self._owner}-{replica_id}"
+        return {controller: mount.folder / name for controller, mount in self._mounts.items()}
+
+    def _limit(self, folders: Mapping[str, Path], cores: float, memory_mb: int) -> None:
+        cpu, memory = folders[_CPU], folders[_MEMORY]
+        quota = max(QUOTA_US_MIN, round(cores * PERIOD_US)) if cores else 0
+        if self._mounts[_CPU].version == 2:  # noqa: PLR2004 - the version
+            _write(cpu / "cpu.max", f"{quota or 'max'} {PERIOD_US}")
+        else:
+            _write(cpu / "cpu.cfs_period_us", str(PERIOD_US))
+            _write(cpu / "cpu.cfs_quota_us", str(quota or -1))
+        if self._mounts[_MEMORY].version == 2:  # noqa: PLR2004 - the version
+            _write(memory / "memory.max", str(memory_mb * _MB) if memory_mb else "max")
+            _write_where_it_is(memory / "memory.swap.max", "0" if memory_mb else "max")
+        elif memory_mb:
+            _write(memory / "memory.limit_in_bytes", str(memory_mb * _MB))
+            _write_where_it_is(memory / "memory.memsw.limit_in_bytes", str(memory_mb * _MB))
+
+    def _try_out(self) -> None:
+        """Make a group and let a process enter it: being allowed to make one is not being allowed to fill it."""
+        folders = self._folders(f"try-{os.getpid()}").values()
+        try:
+            for folder in folders:
+                folder.mkdir(exist_ok=True)
+            self._limit(self._folders(f"try-{os.getpid()}"), 1.0, 64)
+            _enter_and_end([folder / "cgroup.procs" for folder in folders])
+        finally:
+            for folder in folders:
+                _remove(folder)
+
+    def _sweep(self, now_ms: int) -> None:
+        for parent in {mount.folder for mount in self._mounts.values()}:
+            for folder in parent.glob(f"{_PREFIX}*"):
+                with contextlib.suppress(OSError):
+                    if folder.stat().st_mtime * 1000 < now_ms - STALE_MS and not _pids(folder):
+                        _remove(folder)
+
+
+def find_mounts(proc: Path = Path("/proc/self")) -> dict[str, Mount]:
+    """The folders that groups for CPU and memory can be made in.
+
+    Version 1: inside the group we are in. Version 2: in the nearest group above us that hands both controllers on (a
+    group with processes of its own cannot). Raises OSError when there are none.
+    """
+    places = _mount_points(proc)
+    ours = _memberships(proc)
+    found = {}
+    for controller in (_CPU, _MEMORY):
+        if controller in places and controller in ours:
+            found[controller] = Mount(1, _inside(places[controller], ours[controller]))
+    if not found and "" in places and "" in ours:
+        folder = _handing_on(places[""][0], _inside(places[""], ours[""]))
+        found = {_CPU: Mount(2, folder), _MEMORY: Mount(2, folder)}
+    if len(found) != 2:  # noqa: PLR2004 - CPU and memory
+        raise OSError("the controllers for CPU and memory are not mounted")
+    return found
+
+
+def _inside(place: tuple[Path, str], ours: str) -> Path:
+    """Our group's folder; a container may see its own part of the hierarchy only, mounted as if it were all."""
+    point, root = place
+    return point / ours.removeprefix(root).lstrip("/")
+
+
+def _handing_on(root: Path, ours: Path) -> Path:
+    for folder in _upwards(root, ours):
+        with contextlib.suppress(OSError):
+            handed = (folder / "cgroup.subtree_control").read_text().split()
+            if {_CPU, _MEMORY} <= set(handed) and os.access(folder, os.W_OK):
+                return folder
+            if {_CPU, _MEMORY} <= set((folder / "cgroup.controllers").read_text().split()):
+                _write(folder / "cgroup.subtree_control", "+cpu +memory")  # refused where there are processes
+                return folder
+    raise OSError("no group that we may write to hands CPU and memory on; have one delegated")
+
+
+def _upwards(root: Path, folder: Path) -> Iterator[Path]:
+    while folder != root and root in folder.parents:
+        yield folder
+        folder = folder.parent
+    yield root
+
+
+def _mount_points(proc: Path) -> dict[str, tuple[Path, str]]:
+    """By controller of version 1, and "" for version 2: the mount, and what of the hierarchy it shows.
+
+    proc_pid_mountinfo(5).
+    """
+    points: dict[str, tuple[Path, str]] = {}
+    for line in (proc / "mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.partition(" ")
+        place = Path(fields.split()[4]), fields.split()[3]
+        if kind == "cgroup2":
+            points.setdefault("", place)
+        elif kind == "cgroup":
+            for option in options.split()[-1].split(","):
+                points.setdefault(option, place)
+    return points
+
+
+def _memberships(proc: Path) -> dict[str, str]:
+    """By controller of version 1, and "" for version 2: the group we are in."""
+    groups = {}
+    for line in (proc / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            groups[controller] = path
+    return groups
+
+
+def _enter_and_end(files: Sequence[Path]) -> None:
+    """A process of ours enters and ends. Raises OSError when it may not."""
+    script = 'for file; do echo 0 >"$file" || exit 1; done'
+    done = subprocess.run(["/bin/sh", "-c", script, "sh", *files], check=False, capture_output=True)
+    if done.returncode:
+        raise OSError("a process may not enter a group that we make")
+
+
+def _pids(folder: Path) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    return []
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+
+
+def _write_where_it_is(path: Path, text: str) -> None:
+    """Swap is counted only where the kernel was told to."""
+    if path.exists():
+        _write(path, text)
+
+
+def _remove(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,470 @@
+"""The runtime port on a Docker Engine: a replica is a container, and the engine is the only place that knows it.
+
+One object is one engine, which serves the nodes of one zone or several. All that is known of a replica is in its
+container's labels, so that a runtime that comes after this one adopts all containers of its fleet, and no others. A
+draining one is known by its name. See docs/decisions/0012-containers.md for what is left to the engine, and why.
+"""
+
+import asyncio
+import ipaddress
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from springtide.drivers.child import LOG_TAIL_LINES
+from springtide.drivers.docker_container import (
+    BUILT_LABEL,
+    DRAINING,
+    Care,
+    Found,
+    Limits,
+    container_body,
+    container_name,
+    fleet_filter,
+    found_of,
+)
+from springtide.drivers.docker_engine import CONFLICT, NOT_FOUND, NOT_MODIFIED, WORK_S, DockerEngine
+from springtide.drivers.docker_usage import Usages
+from springtide.drivers.http_get import http_get
+from springtide.drivers.replica_launch import Definitions, announces, last_lines, read_secrets, redacted
+from springtide.errors import ReplicaError
+from springtide.model import Replica, ReplicaSpec, ReplicaState, ServiceSpec, require_identifier
+from springtide.ports import Clock
+
+LINES_MAX = 10_000
+"""Log lines that one call returns at most."""
+
+_POLL_S = 0.02
+_STOP_MARGIN_S = 30.0
+_ADOPT_PROBE_S = 1.0
+_ADOPT_PROBES_AT_ONCE = 32
+
+EnsureImage = Callable[[str], Awaitable[str]]
+
+
+class DockerSettings(msgspec.Struct, frozen=True):
+    """Which engine, for whom, and its limits.
+
+    `fleet` keeps the containers of two fleets on one engine apart. `address` is where the engine's published ports are
+    reached; None: the engine is on this machine. `hardened` takes all capabilities and a writable root from every
+    container; None does so for images built by `springtide image build`, which are known to run like that.
+    """
+
+    fleet: str
+    url: str
+    zones: tuple[str, ...]
+    address: str | None = None
+    hardened: bool | None = None
+    init: bool = True
+    network: str = "bridge"
+    log_mb: int = 10
+    pids_max: int = 4_096
+    starting_max: int = 8
+    replicas_max: int = 1_000
+    env: dict[str, str] = {}
+
+
+class _Slot:
+    """One replica: what it is, its container once there is one, and the tasks that bring it up and down."""
+
+    def __init__(self, spec: ReplicaSpec, care: Care, state: ReplicaState, since_ms: int) -> None:
+        self.spec = spec
+        self.care = care
+        self.state = state
+        self.since_ms = since_ms
+        self.container_id = ""
+        self.host = ""
+        self.port = 0
+        self.failure = ""
+        self.secrets: tuple[str, ...] = ()
+        self.bring_up: asyncio.Task[None] | None = None
+        self.take_down: asyncio.Task[None] | None = None
+
+
+class DockerRuntime:
+    """`ports.Runtime` on one Docker Engine. Use it from one event loop.
+
+    `ensure_image` is called with an image's name before a container is created from it, and returns what to run; it
+    is where a zone's cache is asked. Every call that needs the engine raises ReplicaError when that does not answer.
+    """
+
+    def __init__(self, settings: DockerSettings, clock: Clock, ensure_image: EnsureImage | None = None) -> None:
+        try:
+            require_identifier("fleet", settings.fleet)
+        except ValueError as error:
+            raise ReplicaError(str(error)) from error
+        self._settings = settings
+        self._clock = clock
+        self._ensure_image = ensure_image
+        self._engine = DockerEngine(settings.url, clock, ReplicaError)
+        self._usages = Usages(self._engine, clock)
+        self._definitions = Definitions()
+        self._starting = asyncio.Semaphore(settings.starting_max)
+        self._slots: dict[str, _Slot] = {}
+        self._publish_on: str | None = None
+        self._looked = False
+        self._closed = False
+
+    async def adopt(self) -> int:
+        """Find what an earlier runtime left; the number of replicas that run. `list` and `stop` do so by themselves."""
+        await self._look()
+        return sum(slot.state is not ReplicaState.FAILED for slot in self._slots.values())
+
+    async def define(self, service: ServiceSpec) -> None:
+        """Make a revision known. Raises ReplicaError when a container cannot be made of it."""
+        if not service.image:
+            raise ReplicaError(f"service {service.name} has no image, which containers need; give it one")
+        if announces(service):
+            raise ReplicaError(
+                f"service {service.name}: a program in a container cannot announce its port; let it listen on {{port}}"
+            )
+        self._definitions.add(service)
+
+    async def start(self, spec: ReplicaSpec) -> None:
+        """Begin to start a replica; a second call with its id does nothing. `list` tells when it is ready."""
+        if spec.replica_id in self._slots:
+            return
+        await self._look_once()
+        if spec.replica_id in self._slots:
+            return
+        try:
+            require_identifier("replica", spec.replica_id)
+        except ValueError as error:
+            raise ReplicaError(str(error)) from error
+        if self._closed:
+            raise ReplicaError(f"{spec.replica_id} cannot be started: the runtime is closed")
+        if spec.zone not in self._settings.zones:
+            raise ReplicaError(
+                f"{spec.replica_id} cannot be started: the engine at {self._settings.url} does not serve {spec.zone}"
+            )
+        if len(self._slots) >= self._settings.replicas_max:
+            raise ReplicaError(f"this engine runs at most {self._settings.replicas_max} replicas; stop some first")
+        service = self._definitions.of(spec)
+        slot = _Slot(spec, Care.of(service), ReplicaState.STARTING, self._clock.now_ms())
+        self._slots[spec.replica_id] = slot
+        slot.bring_up = asyncio.create_task(self._bring_up(slot, service), name=f"start {spec.replica_id}")
+
+    async def drain(self, replica_id: str) -> None:
+        """Tell the replica that its traffic ends. Unknown ids are ignored."""
+        await self._look_once()
+        slot = self._slots.get(replica_id)
+        if slot is None or slot.state not in {ReplicaState.STARTING, ReplicaState.READY}:
+            return
+        was_ready = slot.state is ReplicaState.READY
+        self._enter(slot, ReplicaState.DRAINING)
+        # One that does not serve yet may die of the signal: `_bring_up` sends it afterwards.
+        if was_ready:
+            await self._tell_draining(slot)
+
+    async def stop(self, replica_id: str) -> None:
+        """End a replica: asked first, then killed; returns when its container is gone. Unknown ids are ignored."""
+        await self._look_once()
+        slot = self._slots.get(replica_id)
+        if slot is None:
+            return
+        if slot.take_down is None:
+            slot.take_down = asyncio.create_task(self._take_down(slot), name=f"stop {replica_id}")
+        await asyncio.shield(slot.take_down)
+
+    async def list(self) -> list[Replica]:
+        """All replicas that were started and not stopped, failed ones included: one call, and some for what they use.
+
+        `since_ms` of an adopted replica is when its container was created.
+        """
+        await self._look()
+        await self._usages.refresh([slot.container_id for slot in self._slots.values() if _serves(slot)])
+        return [self._seen(slot) for slot in self._slots.values()]
+
+    async def logs(self, replica_id: str, lines: int) -> Sequence[str]:
+        """The last lines it wrote, oldest first; empty for unknown ids."""
+        await self._look_once()
+        slot = self._slots.get(replica_id)
+        return await self._log_lines(slot.container_id, lines) if slot and slot.container_id else []
+
+    async def close(self) -> None:
+        """End everything of this fleet on the engine, all at once, and disconnect."""
+        self._closed = True
+        try:
+            await self._look()
+            ends = await asyncio.gather(*(self.stop(name) for name in list(self._slots)), return_exceptions=True)
+        finally:
+            await self.detach()
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    async def detach(self) -> None:
+        """Disconnect and let the replicas be: the next runtime adopts them. What has no container yet is given up."""
+        self._closed = True
+        tasks = [task for slot in self._slots.values() for task in (slot.bring_up, slot.take_down) if task]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._engine.close()
+
+    async def _look_once(self) -> None:
+        """A runtime that has just begun does not know what it has."""
+        if not self._looked:
+            await self._look()
+
+    async def _look(self) -> None:
+        """Bring what is known in line with what the engine lists."""
+        known = {name for name, slot in self._slots.items() if slot.container_id}
+        found = {each.replica_id: each for each in await self._listed()}
+        fresh = [each for name, each in found.items() if name not in self._slots]
+        gate = asyncio.Semaphore(_ADOPT_PROBES_AT_ONCE)
+        await asyncio.gather(*(self._adopt(each, gate) for each in fresh))
+        self._looked = True
+        for name, slot in list(self._slots.items()):
+            if slot.take_down or slot.state is ReplicaState.FAILED or not slot.container_id:
+                continue
+            if name in known and name not in found:
+                self._fail(slot, f"the container of {name} is gone from its engine: somebody removed it")
+            elif name in found and found[name].begun and not found[name].running:
+                self._fail(slot, await self._ended(slot))
+
+    async def _listed(self) -> list[Found]:
+        """All containers of this fleet."""
+        client = self._engine.docker
+        filters = fleet_filter(self._settings.fleet)
+        listed = await self._engine.ask("listing replicas", client.containers.list(all="true", filters=filters))
+        return [found for each in listed or () if (found := found_of(each._container))]  # noqa: SLF001 - a container has no other view of its entry
+
+    async def _adopt(self, found: Found, gate: asyncio.Semaphore) -> None:
+        """Know a container that somebody else began. One that serves is ready at once: it may have traffic."""
+        state = ReplicaState.DRAINING if found.draining else ReplicaState.STARTING
+        slot = _Slot(found.spec, found.care, state, found.created_ms)
+        slot.container_id = found.container_id
+        async with gate:
+            if found.running and await self._locate(slot, found):
+                probed = await self._probe(slot, _ADOPT_PROBE_S)
+                if probed and state is ReplicaState.STARTING:
+                    slot.state = ReplicaState.READY
+        if found.replica_id in self._slots:
+            return
+        self._slots[found.replica_id] = slot
+        if slot.state is ReplicaState.STARTING and (found.running or not found.begun):
+            slot.bring_up = asyncio.create_task(self._bring_up(slot, None), name=f"adopt {found.replica_id}")
+
+    async def _bring_up(self, slot: _Slot, service: ServiceSpec | None) -> None:
+        async with self._starting:
+            try:
+                if service is not None:
+                    await self._create(slot, service)
+                await self._watch(slot)
+            except Exception as error:  # noqa: BLE001 - whatever stops a start is a replica that failed, and says why
+                self._fail(slot, str(error))
+                await self._halt(slot)
+
+    async def _create(self, slot: _Slot, service: ServiceSpec) -> None:
+        image = await self._ensure_image(service.image) if self._ensure_image else service.image
+        secrets = read_secrets(service.secrets)
+        slot.secrets = tuple(secrets.values())
+        env = {**self._settings.env, **service.env, **secrets}
+        limits = Limits(
+            publish_on=await self._where_published(),
+            hardened=await self._is_hardened(image),
+            init=self._settings.init,
+            log_mb=self._settings.log_mb,
+            pids_max=self._settings.pids_max,
+            network=self._settings.network,
+        )
+        body = container_body(self._settings.fleet, slot.spec, service, image, env, limits)
+        name = container_name(self._settings.fleet, slot.spec.replica_id)
+        client = self._engine.docker
+        made = await self._engine.ask(
+            f"creating {name}", client.containers.create(body, name=name), WORK_S, accept=(CONFLICT, NOT_FOUND)
+        )
+        if made is not None:
+            slot.container_id = made.id
+            return
+        # Either somebody was first, or there is no image.
+        twin = [each for each in await self._listed() if each.replica_id == slot.spec.replica_id]
+        if not twin:
+            raise ReplicaError(
+                f"image {image} is not on the engine at {self._settings.url}: "
+                "warm its zone's cache, or build or pull it there, and start again"
+            )
+        slot.container_id = twin[0].container_id
+
+    async def _watch(self, slot: _Slot) -> None:
+        """Start the container and wait until it is well. Raises ReplicaError when that does not come."""
+        name = slot.spec.replica_id
+        container = self._engine.docker.containers.container(slot.container_id)
+        await self._engine.ask(f"starting {name}", container.start(), WORK_S, accept=(NOT_MODIFIED,))
+        until = self._clock.monotonic_s() + slot.care.start_ms_max / 1000
+        looks = 0
+        while self._clock.monotonic_s() < until:
+            if not slot.host or looks % 10 == 9:  # noqa: PLR2004 - every tenth time: it may have ended
+                found = [each for each in await self._listed() if each.container_id == slot.container_id]
+                if not found or not found[0].running:
+                    raise ReplicaError(await self._ended(slot))
+                await self._locate(slot, found[0])
+            looks += 1
+            if slot.host and await self._probe(slot, slot.care.health.timeout_ms / 1000):
+                if slot.state is ReplicaState.STARTING:
+                    self._enter(slot, ReplicaState.READY)
+                else:
+                    await self._tell_draining(slot)
+                return
+            await self._clock.sleep(_POLL_S)
+        raise ReplicaError(
+            await self._with_log(slot, f"replica {name} was not ready within {slot.care.start_ms_max / 1000:g} s")
+        )
+
+    async def _locate(self, slot: _Slot, found: Found) -> bool:
+        """Note where the replica is reached."""
+        if await self._where_published():
+            host, port = self._settings.address or "127.0.0.1", found.published_port
+        else:
+            host, port = found.ip, found.care.port
+        if host and port:
+            slot.host, slot.port = host, port
+        return bool(slot.host)
+
+    async def _probe(self, slot: _Slot, timeout_s: float) -> bool:
+        try:
+            status, _ = await http_get(self._clock, slot.host, slot.port, slot.care.health.path, timeout_s)
+        except OSError:
+            return False
+        return status == 200  # noqa: PLR2004 - the status that HTTP names OK
+
+    async def _where_published(self) -> str:
+        """The address of the engine's machine that ports are published on; "" where containers are reached directly.
+
+        A published port costs a process and a part of the start, so a local engine's containers are asked themselves.
+        """
+        if self._publish_on is None:
+            address = self._settings.address
+            if address is None:
+                self._publish_on = "" if await self._engine.reaches_containers() else "127.0.0.1"
+            else:
+                self._publish_on = address if _is_ipv4(address) else "0.0.0.0"  # noqa: S104 - a name may be any of its addresses
+        return self._publish_on
+
+    async def _is_hardened(self, image: str) -> bool:
+        if self._settings.hardened is not None:
+            return self._settings.hardened
+        client = self._engine.docker
+        about = await self._engine.ask(f"image {image}", client.images.inspect(image), accept=(NOT_FOUND,))
+        return BUILT_LABEL in (((about or {}).get("Config") or {}).get("Labels") or {})
+
+    async def _tell_draining(self, slot: _Slot) -> None:
+        name = container_name(self._settings.fleet, slot.spec.replica_id)
+        container = self._engine.docker.containers.container(slot.container_id)
+        what = f"draining {slot.spec.replica_id}"
+        gone = (NOT_FOUND, CONFLICT)
+        await self._engine.ask(what, container.rename(f"{name}{DRAINING}"), accept=gone)
+        if slot.care.drain_signal:
+            await self._engine.ask(what, container.kill(signal=slot.care.drain_signal), accept=gone)
+
+    async def _take_down(self, slot: _Slot) -> None:
+        name = slot.spec.replica_id
+        try:
+            if slot.bring_up:
+                slot.bring_up.cancel()
+                await asyncio.wait([slot.bring_up])
+            if slot.state is not ReplicaState.FAILED:
+                self._enter(slot, ReplicaState.DRAINING)
+            # A creation that was cut off may have left a container that we have no id of.
+            ids = {slot.container_id, *(each.container_id for each in await self._listed() if each.replica_id == name)}
+            for container_id in ids - {""}:
+                await self._end(container_id, slot)
+            self._usages.forget(slot.container_id)
+            del self._slots[name]
+        finally:
+            slot.take_down = None
+
+    async def _end(self, container_id: str, slot: _Slot) -> None:
+        name = slot.spec.replica_id
+        container = self._engine.docker.containers.container(container_id)
+        grace_s = math.ceil(slot.care.stop_grace_ms / 1000)
+        ended = (NOT_FOUND, NOT_MODIFIED)
+        if slot.state is not ReplicaState.FAILED:
+            await self._engine.ask(f"stopping {name}", container.stop(t=grace_s), grace_s + _STOP_MARGIN_S, ended)
+        gone = (NOT_FOUND, CONFLICT)  # a conflict says that its removal has begun
+        await self._engine.ask(f"removing {name}", container.delete(force=True, v=True), WORK_S, gone)
+
+    async def _halt(self, slot: _Slot) -> None:
+        """Kill the container of a replica that has failed; it stays for its log."""
+        if slot.container_id:
+            container = self._engine.docker.containers.container(slot.container_id)
+            try:
+                await self._engine.ask(
+                    f"killing {slot.spec.replica_id}", container.kill(), accept=(NOT_FOUND, CONFLICT)
+                )
+            except ReplicaError as error:
+                slot.failure = f"{slot.failure}\n{error}"
+
+    async def _ended(self, slot: _Slot) -> str:
+        """How a container ended, with the end of its log."""
+        container = self._engine.docker.containers.container(slot.container_id)
+        what = f"replica {slot.spec.replica_id}"
+        about = await self._engine.ask(what, container.show(), accept=(NOT_FOUND,))
+        state: dict[str, Any] = (about or {}).get("State") or {}
+        how = f" with status {state['ExitCode']}" if "ExitCode" in state else ""
+        if state.get("OOMKilled"):
+            how += f", out of memory at its limit of {slot.care.memory_mb} MB"
+        if state.get("Error"):
+            how += f" ({state['Error']})"
+        return await self._with_log(slot, f"{what} ended by itself{how}")
+
+    async def _with_log(self, slot: _Slot, what: str) -> str:
+        """What happened, with the end of the log; a program may have written its secrets there."""
+        lines = await self._log_lines(slot.container_id, LOG_TAIL_LINES)
+        try:
+            secrets = slot.secrets or tuple(read_secrets(slot.care.secrets).values())
+        except ReplicaError:
+            return f"{what} (its log is not shown: a secret's file is gone, so it could not be taken out)"
+        return "\n".join([what, *(redacted(line, secrets) for line in lines)])
+
+    async def _log_lines(self, container_id: str, lines: int) -> list[str]:
+        count = min(lines, LINES_MAX)
+        if count <= 0:
+            return []
+        container = self._engine.docker.containers.container(container_id)
+        pieces = await self._engine.ask(
+            "reading a log", container.log(stdout=True, stderr=True, tail=str(count)), accept=(NOT_FOUND, CONFLICT)
+        )
+        return last_lines("".join(pieces or ()), count)
+
+    def _seen(self, slot: _Slot) -> Replica:
+        usage = self._usages.of(slot.container_id)
+        return Replica(
+            replica_id=slot.spec.replica_id,
+            zone=slot.spec.zone,
+            node_id=slot.spec.node_id,
+            state=slot.state,
+            host=slot.host,
+            # Until it is well, a container's port is a promise only.
+            port=0 if slot.state is ReplicaState.STARTING else slot.port,
+            since_ms=slot.since_ms,
+            cpu_s=usage.cpu_s,
+            memory_bytes=usage.memory_bytes if _serves(slot) else 0,
+            service=slot.spec.service,
+            revision=slot.spec.revision,
+            failure=slot.failure,
+        )
+
+    def _fail(self, slot: _Slot, why: str) -> None:
+        if slot.state is not ReplicaState.FAILED and slot.take_down is None:
+            slot.failure = why
+            self._enter(slot, ReplicaState.FAILED)
+
+    def _enter(self, slot: _Slot, state: ReplicaState) -> None:
+        if slot.state is not state:
+            slot.state, slot.since_ms = state, self._clock.now_ms()
+
+
+def _serves(slot: _Slot) -> bool:
+    return bool(slot.container_id) and slot.state in {ReplicaState.READY, ReplicaState.DRAINING}
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 4  # noqa: PLR2004 - the version of IP
+    except ValueError:
+        return False

@@ -1,0 +1,243 @@
+"""What a control loop knows and keeps of one service: its wish, its policy, its release, and what plans concluded."""
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from springtide.errors import FleetStateError
+from springtide.model import (
+    COUNTER,
+    CapacityEstimate,
+    Endpoint,
+    FleetPolicy,
+    Plan,
+    Replica,
+    ReplicaState,
+    Rollout,
+    RolloutState,
+    ScaleOverride,
+    ServiceSpec,
+    ServiceWish,
+    Snapshot,
+    ZoneHealth,
+)
+
+WANTED_MAX = 200
+"""Figures of the past that are kept for patience; only ever larger and older ones are."""
+
+
+class DeskMemory(msgspec.Struct, frozen=True):
+    """What of a service outlives the loop.
+
+    `endpoints` is the list that the balancer was last given, `homes` the nodes of their replicas.
+    """
+
+    service: str
+    revision: str = ""
+    wish: ServiceWish | None = None
+    specs: dict[str, ServiceSpec] = {}
+    rollout: Rollout | None = None
+    zone_health: dict[str, ZoneHealth] = {}
+    capacity: CapacityEstimate | None = None
+    wanted: tuple[tuple[int, int], ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    homes: dict[str, str] = {}
+
+
+_MEMORY = msgspec.json.Decoder(DeskMemory)
+
+
+class Desk:
+    """One service. `wish` is None for the only service of a loop without shared state, and for one that retires."""
+
+    def __init__(self, service: str, run: str, policy: FleetPolicy) -> None:
+        """`run` marks what is bought and started for this service; `policy` is the base of its own."""
+        self.service = service
+        self.run = run
+        self.policy = policy
+        self.wish: ServiceWish | None = None
+        self.retiring = False
+        self.scale: ScaleOverride | None = None
+        self.revision = ""
+        self.specs: dict[str, ServiceSpec] = {}
+        self.rollout: Rollout | None = None
+        self.zone_health: dict[str, ZoneHealth] = {}
+        self.capacity: CapacityEstimate | None = None
+        self.endpoints: tuple[Endpoint, ...] = ()
+        self.endpoints_unsure = False
+        self.homes: dict[str, str] = {}
+        self.wanted: deque[tuple[int, int]] = deque(maxlen=WANTED_MAX)
+        self.alerts: tuple[str, ...] = ()
+        self.latest: tuple[Snapshot, Plan] | None = None
+
+    def follow(self, wish: ServiceWish, base: FleetPolicy, override: ScaleOverride | None, now_ms: int) -> None:
+        """Take the wish as it is now."""
+        self.wish, self.retiring = wish, False
+        self.policy = service_policy(base, wish)
+        self.scale = service_scale(wish, override, now_ms)
+        self.specs[wish.spec.revision] = wish.spec
+        if wish.previous is not None:
+            self.specs.setdefault(wish.previous.revision, wish.previous)
+
+    def retire(self, base: FleetPolicy) -> None:
+        """Nobody wants the service any more: all of it goes, at once and in order."""
+        self.retiring = True
+        self.rollout = None
+        self.zone_health = {}
+        self.scale = ScaleOverride(0, 0)
+        self.wanted.clear()
+        self.policy = retiring_policy(service_policy(base, self.wish) if self.wish else base)
+
+    def steer(self, replicas: Sequence[Replica], now_ms: int) -> None:
+        """Begin a rollout where the wished revision is another than the running one, or turn one that is under way."""
+        if self.wish is None or self.retiring:
+            return
+        wished = self.wish.spec.revision
+        if self.rollout is not None and self.rollout.state is RolloutState.DONE:
+            self.revision, self.rollout = self.rollout.revision, None
+        if self.rollout is not None:
+            # One that was rolled back stays so until something else is wished.
+            if self.rollout.revision != wished:
+                self._turn(wished, now_ms)
+        elif not self.revision:
+            self._find_revision(wished, replicas, now_ms)
+        elif self.revision != wished:
+            self.rollout = Rollout(wished, self.revision, RolloutState.ROLLING, now_ms)
+        needed = {wished, self.revision} | ({self.rollout.previous, self.rollout.revision} if self.rollout else set())
+        self.specs = {name: spec for name, spec in self.specs.items() if name in needed}
+
+    def startable(self) -> list[ServiceSpec]:
+        """The revisions that a plan may start replicas of."""
+        return list(self.specs.values()) if not self.retiring else []
+
+    def concluded(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Keep what the next decision needs."""
+        self.latest = snapshot, plan
+        self.zone_health = plan.zone_health
+        self.capacity = plan.capacity
+        if self.wish is not None and not self.retiring:
+            self.rollout = plan.rollout
+        self._remember_wanted(snapshot.now_ms, plan.asked)
+
+    def listed(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """The balancer has this list."""
+        self.endpoints = endpoints
+        homes = {one.replica_id: one.node_id for one in self.latest[0].replicas} if self.latest else {}
+        self.homes = {one.replica_id: homes.get(one.replica_id, "") for one in endpoints}
+
+    def memory(self) -> DeskMemory:
+        """What is to outlive this loop."""
+        return DeskMemory(
+            service=self.service,
+            revision=self.revision,
+            wish=self.wish,
+            specs=self.specs,
+            rollout=self.rollout,
+            zone_health=self.zone_health,
+            capacity=self.capacity,
+            wanted=tuple(self.wanted),
+            endpoints=self.endpoints,
+            homes=self.homes,
+        )
+
+    def restore(self, memory: DeskMemory) -> None:
+        """Go on where another loop was. The balancer may have another list than the last one: it is written again."""
+        self.wish = memory.wish
+        self.revision = memory.revision
+        self.specs = dict(memory.specs)
+        self.rollout = memory.rollout
+        self.zone_health = memory.zone_health
+        self.capacity = memory.capacity
+        self.wanted = deque(memory.wanted, maxlen=WANTED_MAX)
+        self.endpoints = memory.endpoints
+        self.homes = dict(memory.homes)
+        self.endpoints_unsure = True
+
+    def _turn(self, wished: str, now_ms: int) -> None:
+        """Another change came before the last one was done: from what ran before to what is wished now."""
+        assert self.rollout is not None  # noqa: S101 - the caller has one
+        running = self.rollout.previous
+        if self.rollout.state is RolloutState.ROLLED_BACK and running == wished:
+            self.revision, self.rollout = running, None
+            return
+        self.revision = running
+        self.rollout = Rollout(wished, running, RolloutState.ROLLING, now_ms)
+
+    def _find_revision(self, wished: str, replicas: Sequence[Replica], now_ms: int) -> None:
+        """Nothing is remembered: what most of the ready replicas are is what runs."""
+        ready = Counter(one.revision for one in replicas if one.state is ReplicaState.READY)
+        self.revision = max(sorted(ready), key=lambda name: ready[name]) if ready else wished
+        if self.revision != wished:
+            self.rollout = Rollout(wished, self.revision, RolloutState.ROLLING, now_ms)
+
+    def _remember_wanted(self, now_ms: int, asked: int) -> None:
+        """Keep what the demand alone asked for, as far as a later decision can need it.
+
+        Only the maximum over the last `patience_ms` is ever asked, so what a later and larger figure covers
+        goes at once: the history is as long as there are different figures.
+        """
+        while self.wanted and self.wanted[-1][1] <= asked:
+            self.wanted.pop()
+        self.wanted.append((now_ms, asked))
+        while self.wanted[0][0] < now_ms - self.policy.patience_ms:
+            self.wanted.popleft()
+
+
+def decode_memory(service: str, value: bytes) -> DeskMemory:
+    """What was remembered of a service. Raises FleetStateError when another version wrote it."""
+    try:
+        return _MEMORY.decode(value)
+    except msgspec.DecodeError as error:
+        raise FleetStateError(
+            f"what is remembered of {service} cannot be read ({error}); let the version that wrote it lead"
+        ) from error
+
+
+def service_policy(base: FleetPolicy, wish: ServiceWish) -> FleetPolicy:
+    """The policy of one service. Its floor and ceiling are not here but in `service_scale`."""
+    return msgspec.structs.replace(
+        base,
+        replica_requests_per_s=wish.requests_per_s,
+        replica_cores=wish.spec.cores,
+        replica_memory_mb=wish.spec.memory_mb,
+        base_replicas=0,
+        replicas_max=None,
+        drain_ms=wish.drain_ms,
+        signals=wish.signals,
+    )
+
+
+def service_scale(wish: ServiceWish, override: ScaleOverride | None, now_ms: int) -> ScaleOverride:
+    """How many replicas there may be: the operator's bounds while they hold, or else the service's own."""
+    if override is not None and (not override.until_ms or now_ms < override.until_ms):
+        return override
+    return ScaleOverride(wish.replicas_min, wish.replicas_max)
+
+
+def retiring_policy(policy: FleetPolicy) -> FleetPolicy:
+    """The same limits for what is taken away, without patience and without a floor."""
+    return msgspec.structs.replace(
+        policy,
+        base_replicas=0,
+        replicas_max=0,
+        patience_ms=0,
+        failure_budget=0,
+        scale_in_share=1.0,
+        scale_in_every_ms=0,
+        signals=(),
+        capacity_learnt=False,
+    )
+
+
+def cores_of(desk: Desk, revision: str) -> tuple[float, int]:
+    """The cores and the MB of memory that a replica of this revision takes."""
+    spec = desk.specs.get(revision)
+    if spec is None:
+        return desk.policy.replica_cores, desk.policy.replica_memory_mb
+    return spec.cores, spec.memory_mb
+
+
+def only_desk(run: str, policy: FleetPolicy) -> Mapping[str, Desk]:
+    """The desk of a loop without shared state: the counter, under the policy as it is."""
+    return {COUNTER: Desk(COUNTER, run, policy)}
