@@ -1,5 +1,6 @@
 """A small HTTP service for `examples/web.toml`: the port is its argument, all it needs is Python."""  # noqa: INP001 - a program by itself, in no package
 
+import contextlib
 import os
 import signal
 import sys
@@ -23,6 +24,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body.encode())
+
+    def handle(self) -> None:
+        """Let clients come and go as they like."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -48,6 +48,7 @@ def runnable(size: int, layers: int = 4, seed: int = 0) -> tuple[list[bytes], by
     tars += [_tar({f"noise/{seed}-{at}": noise(size // layers, seed * 1000 + at)}) for at in range(layers)]
     config = {
         "architecture": "amd64",
+        "created": "2026-01-01T00:00:00Z",
         "os": "linux",
         "config": {"Cmd": ["/bin/sh", "-c", f"echo {SAYS}"]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]},
@@ -72,3 +73,15 @@ def _tar(files: dict[str, bytes]) -> bytes:
             entry.size, entry.mode = len(content), 0o755
             tar.addfile(entry, io.BytesIO(content))
     return out.getvalue()
+
+
+def archive(path: Path, layers: Sequence[bytes]) -> Path:
+    """A `docker save` archive whose layers are exactly these bytes."""
+    contents = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": contents}}
+    manifest = [
+        {"Config": "config.json", "RepoTags": ["any:1"], "Layers": [f"{at}/layer.tar" for at in range(len(layers))]}
+    ]
+    files = {"config.json": msgspec.json.encode(config), "manifest.json": msgspec.json.encode(manifest)}
+    path.write_bytes(_tar(files | {f"{at}/layer.tar": layer for at, layer in enumerate(layers)}))
+    return path

@@ -1,14 +1,16 @@
 """A replica for tests: answers every request with its own id, and keeps the announce protocol.
 
-`python echo_replica.py ANNOUNCE_PATH [option=value …]`. Options: `delay_s` before an answer, `status` of the
-answers, and `mode`: `silent` never announces, `unready` never gets ready, `stubborn` ignores SIGTERM, `ends`
-ends at once with status 3.
+`python echo_replica.py ANNOUNCE_PATH|PORT [option=value …]`. Options: `delay_s` before an answer, `status` of the
+answers, `says` a line on its error output, `threads` that are busy, `holds_mb` of memory once it serves, and `mode`:
+`silent` never announces, `unready` never gets ready, `stubborn` ignores SIGTERM, `ends` ends at once with status 3.
+`GET /env/NAME` answers with the variable's value.
 """
 
 import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +21,9 @@ class Replica:
         self.mode = options.get("mode", "")
         self.delay_s = float(options.get("delay_s", "0"))
         self.status = options.get("status", "200")
+        self.says = options.get("says", "")
+        self.threads = int(options.get("threads", "0"))
+        self.holds_mb = int(options.get("holds_mb", "0"))
         self.ready = self.mode != "unready"
         self.in_flight = 0
         self.idle: set[asyncio.StreamWriter] = set()
@@ -50,24 +55,35 @@ class Replica:
         else:
             await asyncio.sleep(self.delay_s)
             status = self.status
+        body = "ok"
+        if lines[0].startswith("get /env/"):
+            body = os.environ.get(head.decode().split()[1].removeprefix("/env/"), "")
         closing = "connection: close\r\n" if self.ending.is_set() else ""
-        reply = f"HTTP/1.1 {status} x\r\nx-replica: {self.name}\r\n{closing}content-length: 2\r\n\r\nok"
+        reply = f"HTTP/1.1 {status} x\r\nx-replica: {self.name}\r\n{closing}content-length: {len(body)}\r\n\r\n{body}"
         writer.write(reply.encode())
         await writer.drain()
 
-    async def run(self, announce: Path) -> int:
+    async def run(self, where: str) -> int:
+        if self.says:
+            print(self.says, file=sys.stderr, flush=True)
         if self.mode == "ends":
             print("no stomach for it", file=sys.stderr)
             return 3
-        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        port = int(where) if where.isdigit() else 0
+        server = await asyncio.start_server(self.serve, "0.0.0.0" if port else "127.0.0.1", port)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, self.drain)
         loop.add_signal_handler(signal.SIGTERM, self.end)
-        if self.mode != "silent":
+        if not port and self.mode != "silent":
+            announce = Path(where)
             beside = announce.with_suffix(".part")
             beside.write_text(json.dumps({"port": server.sockets[0].getsockname()[1], "pid": os.getpid()}))
             beside.replace(announce)
+        for _ in range(self.threads):
+            subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        held = bytearray(self.holds_mb * 1024 * 1024)  # written, so that it is memory
         await self.ending.wait()
+        del held
         server.close()
         while self.in_flight:
             await asyncio.sleep(0.01)
@@ -86,7 +102,7 @@ class Replica:
 
 async def main() -> int:
     options = dict(word.split("=", 1) for word in sys.argv[2:])
-    return await Replica(options).run(Path(sys.argv[1]))
+    return await Replica(options).run(sys.argv[1])
 
 
 if __name__ == "__main__":

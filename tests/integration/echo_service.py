@@ -1,9 +1,11 @@
-"""The service of `echo_replica.py`, as processes run it."""
+"""The service of `echo_replica.py`, as processes and as containers run it."""
 
 import sys
 from pathlib import Path
 
-from springtide.model import HealthCheck, ServiceSpec
+import msgspec
+
+from springtide.model import ServiceSpec
 
 ECHO = Path(__file__).with_name("echo_replica.py")
 
@@ -16,13 +18,20 @@ def echo(
     start_ms_max: int = 15_000,
     stop_grace_ms: int = 1_000,
 ) -> ServiceSpec:
-    """A service of echo replicas; `options` as in `echo_replica.py`."""
+    """A service of echo processes; `options` as in `echo_replica.py`."""
     return ServiceSpec(
         name=name,
         revision=revision,
         command=(sys.executable, str(ECHO), "{announce}" if announce else "{port}", *options),
-        health=HealthCheck("/readyz"),
         drain_signal="SIGUSR1",
         start_ms_max=start_ms_max,
         stop_grace_ms=stop_grace_ms,
+    )
+
+
+def in_container(service: ServiceSpec, image: str) -> ServiceSpec:
+    """The same service, run from an image whose /app has `echo_replica.py`."""
+    options = service.command[3:]
+    return msgspec.structs.replace(
+        service, image=image, command=("python3", "/app/echo_replica.py", "{port}", *options)
     )

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from springtide.decide.autoscale import base_total
-from springtide.decide.place import place, zone_slots
+from springtide.decide.place import Budget, place, promised, zone_slots
 from springtide.decide.plan import plan
 from springtide.model import (
     CalendarEvent,
@@ -25,13 +25,18 @@ from springtide.model import (
     Replica,
     ReplicaSpec,
     ReplicaState,
+    Rollout,
+    RolloutState,
     SetEndpoints,
     Snapshot,
     StartReplica,
     StopReplica,
     TrafficSample,
     Zone,
+    ZoneHealth,
     ZoneKind,
+    ZoneMode,
+    ZoneState,
     require_identifier,
 )
 from tests.twin.world import World
@@ -44,7 +49,7 @@ FEWER = settings(max_examples=50)
 policies = st.builds(
     FleetPolicy,
     replica_requests_per_s=st.sampled_from([50.0, 100.0, 333.0]),
-    replica_cores=st.integers(1, 3),
+    replica_cores=st.sampled_from([0.5, 1, 1.5, 2, 3]),
     headroom=st.floats(0, 2),
     base_replicas=st.integers(1, 3),
     patience_ms=st.integers(0, 20_000),
@@ -54,7 +59,14 @@ policies = st.builds(
     starting_max=st.integers(1, 6),
     stale_ms=st.sampled_from([600, 1_500]),
     replicas_max=st.none() | st.integers(1, 30),
+    failure_budget=st.sampled_from([0, 0, 1]),
+    scale_in_share=st.sampled_from([1.0, 0.3]),
+    scale_in_every_ms=st.sampled_from([0, 5_000]),
+    zone_down_ms=st.sampled_from([0, 0, 1_000]),
+    rollout_surge=st.integers(1, 3),
 )
+
+ROLLOUTS = (None, None, *(Rollout("v2", "v1", state, NOW - 60_000) for state in RolloutState))
 
 
 @st.composite
@@ -111,6 +123,7 @@ def replica_lists(
                     host="127.0.0.1",
                     port=0 if state is ReplicaState.STARTING else 2000 + number,
                     since_ms=NOW - draw(st.sampled_from([100, 1_000, 4_000, 60_000])),
+                    revision=draw(st.sampled_from(["", "v1", "v2"])),
                 )
             )
     return tuple(replicas)
@@ -145,6 +158,16 @@ def actions_in_flight(
     return tuple(found)
 
 
+healths = st.builds(
+    ZoneHealth,
+    state=st.sampled_from([ZoneState.UP, ZoneState.UP, *ZoneState]),
+    since_ms=st.integers(NOW - 20_000, NOW),
+    failures=st.integers(0, 9),
+    good_since_ms=st.sampled_from([0, NOW - 90_000, NOW - 4_000]),
+    bad_since_ms=st.sampled_from([0, 0, NOW - 500]),
+)
+
+
 @st.composite
 def snapshots(draw: st.DrawFn) -> tuple[Snapshot, FleetPolicy]:
     policy = draw(policies)
@@ -154,6 +177,9 @@ def snapshots(draw: st.DrawFn) -> tuple[Snapshot, FleetPolicy]:
     known = [r for r in replicas if r.port and draw(st.integers(0, 3))]
     rates = st.floats(0, 5_000)
     healthy = frozenset(r.replica_id for r in replicas if draw(st.integers(0, 3)))
+    names = [zone.name for zone in zones]
+    silent = {f"replicas/{name}": 9_000 for name in names if draw(st.integers(0, 5)) == 0}
+    ages = draw(st.sampled_from([{}, {}, {}, {"replicas": 9_000}, {"nodes": 9_000}, {"health": 9_000}]))
     age = draw(st.sampled_from([0, 0, 0, 5_000]))
     traffic = [TrafficSample(NOW - age - 500 * n, draw(rates)) for n in range(draw(st.integers(0, 8)), 0, -1)]
     event = CalendarEvent("sale", NOW + draw(st.integers(-60_000, 120_000)), 20_000, draw(rates), 5_000)
@@ -171,8 +197,13 @@ def snapshots(draw: st.DrawFn) -> tuple[Snapshot, FleetPolicy]:
         calendar=draw(st.sampled_from([(), (event,)])),
         wanted_before=tuple((NOW - 1_000 * n, draw(st.integers(1, 40))) for n in range(draw(st.integers(0, 3)), 0, -1)),
         healthy=draw(st.sampled_from([None, healthy])),
-        ages_ms=draw(st.sampled_from([{}, {}, {}, {"replicas": 9_000}, {"nodes": 9_000}, {"health": 9_000}])),
+        ages_ms={**ages, **silent},
         in_flight=draw(actions_in_flight(zones, nodes, replicas, policy)),
+        revision=draw(st.sampled_from(["", "v1"])),
+        rollout=draw(st.sampled_from(ROLLOUTS)),
+        modes={name: draw(st.sampled_from([ZoneMode.OPEN, ZoneMode.OPEN, *ZoneMode])) for name in names},
+        zone_health={name: draw(healths) for name in names if draw(st.booleans())},
+        taken_cores={node.node_id: draw(st.sampled_from([0.0, 0.5, 2.0])) for node in nodes if not node.client_token},
     )
     return snapshot, policy
 
@@ -287,7 +318,8 @@ def test_starts_fit_on_ready_nodes_under_names_of_their_own(case: tuple[Snapshot
         require_identifier("replica", start.spec.replica_id)
         node = nodes[start.spec.node_id]
         assert (node.state, node.zone) == (NodeState.READY, start.spec.zone)
-        assert load[node.node_id] * policy.replica_cores <= node.cores
+        free = node.cores - snapshot.taken_cores.get(node.node_id, 0.0)
+        assert load[node.node_id] * policy.replica_cores <= free + 1e-6
     names = [start.spec.replica_id for start in starts] + [r.replica_id for r in snapshot.replicas]
     assert len(set(names)) == len(names)
 
@@ -298,7 +330,9 @@ def test_it_never_drains_below_wanted(case: tuple[Snapshot, FleetPolicy]) -> Non
     snapshot, policy = case
     decided = plan(snapshot, policy)
     drained = {action.replica_id for action in of(DrainReplica, decided.actions)}
-    serves = serving(snapshot, policy)
+    up = {name for name, health in decided.zone_health.items() if health.state is ZoneState.UP}
+    carry = {replica.replica_id for replica in snapshot.replicas if replica.zone in up}
+    serves = serving(snapshot, policy) & carry
     placed = sum(decided.placement.values())
     assert len(serves - drained) >= min(len(serves), placed)
 
@@ -365,12 +399,13 @@ def test_nodes_stay_between_need_and_quota(case: tuple[Snapshot, FleetPolicy]) -
         coming = sum(action.count for action in of(RentNodes, snapshot.in_flight) if action.zone == zone.name)
         rents = sum(action.count for action in of(RentNodes, decided.actions) if action.zone == zone.name)
         releases = sum(action.zone == zone.name for action in of(ReleaseNode, decided.actions))
-        slots = zone.cores_per_node // policy.replica_cores
+        slots = int(zone.cores_per_node // policy.replica_cores)
         needed = -(-decided.placement[zone.name] // slots) if slots else 0
         if rents:
             assert zone.kind is ZoneKind.CLOUD
             assert len(mine) + coming + rents <= zone.nodes_max
-            assert len(staying) + coming + rents <= needed
+            for_a_rollout = any(replica.revision != "v1" for replica in snapshot.replicas)
+            assert len(staying) + coming + rents <= needed or (rents == 1 and for_a_rollout)
         if releases:
             assert len(staying) + coming - releases >= needed
 
@@ -384,6 +419,58 @@ def test_on_old_news_nothing_is_taken_away(case: tuple[Snapshot, FleetPolicy]) -
     assert of(DrainReplica, actions) == of(ReleaseNode, actions) == []
     unknown = msgspec.structs.replace(snapshot, ages_ms={"replicas": policy.stale_ms + 1})
     assert plan(unknown, policy).actions == ()
+
+
+@FEWER
+@given(snapshots())
+def test_a_zone_that_nobody_may_touch_is_not_touched(case: tuple[Snapshot, FleetPolicy]) -> None:
+    snapshot, policy = case
+    decided = plan(snapshot, policy)
+    silent = {source.removeprefix("replicas/") for source in snapshot.ages_ms if source.startswith("replicas/")}
+    down = {name for name, health in decided.zone_health.items() if health.state is ZoneState.DOWN}
+    closed = {name for name, mode in snapshot.modes.items() if mode is not ZoneMode.OPEN}
+    for action in decided.actions:
+        match action:
+            case StartReplica(spec=spec):
+                assert spec.zone not in silent | down | closed
+            case RentNodes(zone=zone):
+                assert zone not in silent | down | closed
+            case DrainReplica(zone=zone) | StopReplica(zone=zone) | ReleaseNode(zone=zone):
+                assert zone not in silent
+
+
+@FEWER
+@given(snapshots())
+def test_the_loss_of_any_zone_leaves_what_is_promised_or_it_is_said(case: tuple[Snapshot, FleetPolicy]) -> None:
+    snapshot, policy = case
+    decided = plan(snapshot, msgspec.structs.replace(policy, failure_budget=1))
+    said = [reason for reason in decided.reasons if "failure budget" in reason]
+    if snapshot.traffic and NOW - snapshot.traffic[-1].at_ms <= policy.stale_ms:
+        assert len(said) == 1
+    if said and "stay whichever zone is lost" in said[0]:
+        left = sum(decided.placement.values()) - max(decided.placement.values())
+        assert left >= decided.replicas_wanted / (1 + policy.headroom) - 1e-6
+
+
+@given(st.integers(0, 200), zone_lists(), policies, st.none() | st.integers(0, 300))
+def test_a_budget_is_kept_as_far_as_it_goes(
+    wanted: int, zones: tuple[Zone, ...], policy: FleetPolicy, most: int | None
+) -> None:
+    budget = Budget(promised(wanted, policy), most)
+    placement = place(wanted, zones, policy, budget=budget)
+    counts = placement.by_zone
+    for zone in zones:
+        assert 0 <= counts[zone.name] <= zone_slots(zone, policy)
+    assert placement.total - max(counts.values()) >= placement.promised
+    assert placement.total + placement.short >= wanted
+    if most is not None:
+        assert placement.total <= max(wanted, most)
+    if placement.promised < budget.promised and most is None:
+        slots = [zone_slots(zone, policy) for zone in zones]
+        assert sum(slots) - max(slots) < budget.promised or sum(slots) < wanted, "it could have been kept"
+    if placement.total > wanted and most is None:
+        fewer = Budget(budget.promised, placement.total - 1)
+        assert place(wanted, zones, policy, budget=fewer) != placement
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])

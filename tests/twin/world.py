@@ -9,7 +9,7 @@ from springtide.drivers.memory.clock import VirtualClock
 from springtide.drivers.memory.fleet import MemoryBalancer, MemoryCloud, MemoryRuntime
 from springtide.fleet.journal import Entry, Journal, read_journal
 from springtide.fleet.loop import ControlLoop, LoopSettings
-from springtide.fleet.observe import FleetPorts
+from springtide.fleet.ports import one_service
 from springtide.model import CalendarEvent, FleetPolicy, ReplicaState, Zone, ZoneKind
 
 ZONES = (
@@ -71,7 +71,7 @@ class World:
         calendar = (self.event(*announced),) if announced else ()
         self.settings = LoopSettings("r1", zones, policy, calendar, tick_ms=500)
         self.journal = Journal(folder / "fleet.jsonl")
-        ports = FleetPorts(self.balancer, self.runtime, self.cloud)
+        ports = one_service(self.balancer, self.runtime, self.cloud, zones)
         self.loop = ControlLoop(self.clock, ports, self.settings, self.journal)
         self.task = asyncio.create_task(self.loop.run())
 

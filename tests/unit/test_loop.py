@@ -14,7 +14,8 @@ from springtide.drivers.memory.fleet import MemoryBalancer, MemoryCloud, MemoryR
 from springtide.fleet.act import IN_FLIGHT_MAX
 from springtide.fleet.journal import Decision, Fault, Journal, Outcome, read_journal
 from springtide.fleet.loop import ControlLoop, LoopSettings
-from springtide.fleet.observe import TRAFFIC_SAMPLES_MAX, FleetPorts
+from springtide.fleet.observe import TRAFFIC_SAMPLES_MAX
+from springtide.fleet.ports import one_service
 from springtide.model import DrainReplica, NodeState, ReplicaSpec, StartReplica
 from tests.unit.fleets import POLICY, A, B, H
 
@@ -29,7 +30,7 @@ class Stage:
         self.balancer = MemoryBalancer(lambda _: self.rate, lambda _: True)
         self.cloud = MemoryCloud(self.clock, (A, B, H))
         self.journal = Journal(path)
-        ports = FleetPorts(self.balancer, self.runtime, self.cloud)
+        ports = one_service(self.balancer, self.runtime, self.cloud, (A, B, H))
         settings = LoopSettings("r1", (A, B, H), policy, (), tick_ms=500)
         self.loop = ControlLoop(self.clock, ports, settings, self.journal)
 
@@ -92,7 +93,8 @@ async def test_a_port_that_fails_leaves_its_last_word_with_its_age(stage: Stage)
     assert stage.loop.latest is not None
     seen = stage.loop.latest[0]
     assert len(seen.replicas) == 2
-    assert seen.ages_ms == {"replicas": 1500, "nodes": 1500}
+    by_zone = dict.fromkeys(("replicas/idc-a", "replicas/idc-b", "replicas/cloud-h"), 1500)
+    assert seen.ages_ms == {"replicas": 1500, "nodes": 1500, **by_zone}
     assert {f.source for f in stage.entries(Fault)} == {"replicas", "nodes"}
 
 

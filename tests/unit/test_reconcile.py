@@ -4,6 +4,9 @@ from typing import Any
 
 import msgspec
 
+import pytest
+
+from springtide.decide.names import LETTERS_MAX, client_token, replica_id
 from springtide.decide.observed import Observed
 from springtide.decide.place import Placement
 from springtide.decide.reconcile import Reconciler
@@ -18,9 +21,10 @@ from springtide.model import (
     ReplicaState,
     StartReplica,
     StopReplica,
+    ZoneMode,
     require_identifier,
 )
-from tests.unit.fleets import BASE, IDC_NODES, POLICY, A, B, H, node, replica, snapshot
+from tests.unit.fleets import BASE, IDC_NODES, NOW, POLICY, A, B, H, node, replica, snapshot
 
 H1, H2 = node("h1"), node("h2")
 
@@ -218,3 +222,87 @@ def test_what_is_most_urgent_comes_first_within_the_limit() -> None:
     failed = replica("a1", IDC_NODES[0], ReplicaState.FAILED)
     actions = compute(5, policy=policy, replicas=(failed, BASE[1]))
     assert [type(action) for action in actions] == [RentNodes, StopReplica]
+
+
+def test_what_other_services_hold_of_a_node_is_left_to_them() -> None:
+    wide = msgspec.structs.replace(A, nodes_max=2)
+    second = node("idc-a-1", A, token="")
+    fleet: dict[str, Any] = {"zones": (wide, B, H), "nodes": (*IDC_NODES, second)}
+    starts = of(StartReplica, compute(idc=3, **fleet, taken_cores={"idc-a-0": 3.0, "idc-a-1": 2.5, "idc-b-0": 3.5}))
+    assert [start.spec.node_id for start in starts] == ["idc-a-1"]
+
+
+def test_services_have_ids_and_tokens_of_their_own() -> None:
+    names: set[str] = set()
+    tokens: set[str] = set()
+    for service, zone in (("counter", "web-a"), ("web", "a"), ("web-a", "a"), ("web", "a-a"), ("w" * 64, "z" * 64)):
+        seen = snapshot(service=service)
+        names.add(replica_id(seen, zone, 0))
+        tokens.add(client_token(seen, zone))
+    tokens.add(client_token(snapshot(service="w" * 64), "z" * 63))
+    assert (len(names), len(tokens)) == (5, 6)
+    for name in names:
+        require_identifier("replica", name)
+    assert max(map(len, tokens)) <= LETTERS_MAX
+
+
+def test_a_start_names_its_service_and_revision() -> None:
+    starts = of(StartReplica, compute(idc=2, service="web", revision="v2"))
+    assert {(start.spec.service, start.spec.revision) for start in starts} == {("web", "v2")}
+
+
+@pytest.mark.parametrize("mode", [ZoneMode.CORDONED, ZoneMode.DRAINED], ids=str)
+def test_nothing_starts_and_nothing_is_rented_where_operators_forbid_it(mode: ZoneMode) -> None:
+    actions = compute(9, idc=3, modes={"idc-a": mode, "cloud-h": mode})
+    assert {start.spec.zone for start in of(StartReplica, actions)} == {"idc-b"}
+    assert of(RentNodes, actions) == []
+
+
+def test_where_the_runtime_is_silent_nothing_is_begun() -> None:
+    failed = replica("a2", IDC_NODES[0], ReplicaState.FAILED)
+    drained = replica("c1", H1, ReplicaState.DRAINING)
+    fleet: dict[str, Any] = {"nodes": (*IDC_NODES, H1, H2), "replicas": (*BASE, failed, drained, replica("c2", H2))}
+    silent = {"replicas/idc-a": 1_501, "replicas/cloud-h": 1_501}
+    actions = compute(0, idc=2, **fleet, ages_ms=silent)
+    assert [action.spec.zone for action in actions] == ["idc-b"]
+
+
+SIX = tuple(replica(f"c{n}", H1, age_ms=60_000 - n) for n in range(6))
+
+
+def test_scaling_in_goes_in_stages() -> None:
+    policy = msgspec.structs.replace(POLICY, scale_in_share=0.25, scale_in_every_ms=10_000)
+    fleet: dict[str, Any] = {"nodes": (*IDC_NODES, H1), "replicas": (*BASE, *SIX)}
+    assert len(of(DrainReplica, compute(policy=policy, **fleet))) == 2
+    assert of(DrainReplica, compute(policy=policy, **fleet, scaled_in_ms=NOW - 9_999)) == []
+    assert len(of(DrainReplica, compute(policy=policy, **fleet, scaled_in_ms=NOW - 10_000))) == 2
+    draining = replica("c9", H1, ReplicaState.DRAINING, age_ms=500)
+    assert of(DrainReplica, compute(policy=policy, nodes=fleet["nodes"], replicas=(*BASE, *SIX, draining))) == []
+    assert len(of(DrainReplica, compute(**fleet))) == 6
+
+
+def test_a_stage_is_only_what_was_begun() -> None:
+    policy = msgspec.structs.replace(POLICY, actions_max=1)
+    seen = snapshot(nodes=(*IDC_NODES, H1), replicas=(BASE[1], *SIX), tick=1)
+    placement = Placement({"idc-a": 1, "idc-b": 1, "cloud-h": 0}, 0, ())
+    reconciler = Reconciler(Observed(seen, policy), policy, placement)
+    assert [type(action) for action in reconciler.compute()] == [StartReplica]
+    assert not reconciler.scaled_in
+
+
+def test_a_zone_is_emptied_before_others_and_all_at_once() -> None:
+    policy = msgspec.structs.replace(POLICY, scale_in_share=0.1, scale_in_every_ms=60_000)
+    fleet = (*BASE, replica("a2", IDC_NODES[0]), replica("b2", IDC_NODES[1]), replica("b3", IDC_NODES[1]))
+    placement = Placement({"idc-a": 0, "idc-b": 3, "cloud-h": 0}, 0, ())
+    seen = snapshot(replicas=fleet, modes={"idc-a": ZoneMode.DRAINED}, scaled_in_ms=NOW - 1)
+    drains = Reconciler(Observed(seen, policy), policy, placement).compute()
+    assert drains == (
+        DrainReplica("a1", "idc-a", "zone idc-a is to be emptied"),
+        DrainReplica("a2", "idc-a", "zone idc-a is to be emptied"),
+    )
+
+
+def test_what_has_no_place_elsewhere_stays_in_a_zone_that_is_to_be_emptied() -> None:
+    placement = Placement({"idc-a": 0, "idc-b": 1, "cloud-h": 0}, 1, ())
+    seen = snapshot(modes={"idc-a": ZoneMode.DRAINED})
+    assert Reconciler(Observed(seen, POLICY), POLICY, placement).compute() == ()

@@ -66,21 +66,6 @@ def test_a_sick_replica_keeps_its_weight_so_that_it_can_come_back() -> None:
     assert weights_of(seen)["h0"] == 100
 
 
-def test_more_than_half_out_of_sight_is_the_observers_fault() -> None:
-    everyone = frozenset(r.replica_id for r in (*BASE, *CLOUD))
-    assert is_suspect(observed(replicas=(*BASE, *CLOUD), healthy=frozenset()), POLICY)
-    assert is_suspect(observed(replicas=(*BASE, *CLOUD), healthy=everyone - {"h0", "h1", "h2"}), POLICY)
-    assert not is_suspect(observed(replicas=(*BASE, *CLOUD), healthy=everyone - {"h0", "h1"}), POLICY)
-    assert not is_suspect(observed(replicas=(*BASE, *CLOUD), healthy=None), POLICY)
-
-
-def test_an_old_word_on_health_and_new_replicas_raise_no_suspicion() -> None:
-    old = observed(replicas=(*BASE, *CLOUD), healthy=frozenset(), ages_ms={"health": 1_501})
-    assert not is_suspect(old, POLICY)
-    fresh = tuple(replica(f"f{n}", NODE, age_ms=400) for n in range(3))
-    assert not is_suspect(observed(replicas=(*BASE, *fresh), healthy=frozenset({"a1", "b1"})), POLICY)
-
-
 def test_weights_given_stay_while_the_observer_is_suspect() -> None:
     failed = replica("h0", NODE, ReplicaState.FAILED)
     before = (*map(endpoint, BASE), endpoint(failed, 100), endpoint(CLOUD[1], 0))
@@ -88,12 +73,18 @@ def test_weights_given_stay_while_the_observer_is_suspect() -> None:
     assert weights_of(seen, frozen=True) == {"a1": 100, "b1": 100, "h0": 100, "h1": 0, "h2": 100}
 
 
-def test_a_zone_of_which_nothing_answers_is_down() -> None:
-    more = replica("a2", IDC_NODES[0])
-    fleet = (*BASE, more, *CLOUD[:2])
-    assert zones_down(observed(replicas=fleet, healthy=frozenset({"a1", "a2", "b1"})), POLICY) == {"cloud-h"}
-    assert zones_down(observed(replicas=fleet, healthy=frozenset({"a1", "a2", "b1", "h0"})), POLICY) == set()
-    assert zones_down(observed(replicas=fleet, healthy=frozenset()), POLICY) == set()
+def test_a_zone_that_is_down_stays_listed_without_weight_and_one_that_returns_has_a_share() -> None:
+    seen = observed(replicas=(*BASE, *CLOUD))
+    listed = endpoints(seen, set(), {"cloud-h": 0.0, "idc-a": 0.25}, frozen=False)
+    assert {e.replica_id: e.weight for e in listed} == {"a1": 25, "b1": 100, "h0": 0, "h1": 0, "h2": 0}
+    assert zone_weights(seen, set(), {"cloud-h": 0.0, "idc-a": 0.25}) == {"idc-a": 25, "idc-b": 100, "cloud-h": 0}
+
+
+def test_a_zone_that_is_rescued_gets_its_weight_though_the_rest_is_frozen() -> None:
+    before = tuple(endpoint(r, 0) for r in (*BASE, *CLOUD))
+    seen = observed(replicas=(*BASE, *CLOUD), endpoints=before)
+    listed = endpoints(seen, set(), frozen=True, thawed={"cloud-h"})
+    assert {e.replica_id: e.weight for e in listed} == {"a1": 0, "b1": 0, "h0": 100, "h1": 100, "h2": 100}
 
 
 def test_without_a_fresh_list_of_replicas_the_list_stays() -> None:

@@ -46,7 +46,7 @@ from springtide.drivers.system import SystemClock, SystemIds
 from springtide.errors import ConfigError, EngineError
 from springtide.fleet.journal import Journal
 from springtide.fleet.loop import ControlLoop, LoopSettings
-from springtide.fleet.observe import FleetPorts
+from springtide.fleet.ports import FleetPorts, one_service
 from springtide.model import CalendarEvent, ReplicaState, Sale, Zone, ZoneKind
 from springtide.sale.audit import audit
 from springtide.sale.tokens import key_of
@@ -172,7 +172,7 @@ async def _start(
     start_ms = clock.now_ms() + round(LEAD_IN_S * 1000)
     (sale,) = inputs.config.sales_from(start_ms)
     calendar = inputs.config.calendar_from(start_ms) if options.scale else ()
-    loop = _make_loop(inputs, folders, clock, FleetPorts(engines.envoy.balancer, runtime, cloud), calendar)
+    loop = _make_loop(inputs, folders, clock, one_service(engines.envoy.balancer, runtime, cloud, inputs.zones), calendar)
     ticking = asyncio.create_task(loop.run())
     stack.push_async_callback(stop_loop, loop, ticking)
     await engines.ledger.publish(sale)

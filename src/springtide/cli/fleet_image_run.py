@@ -11,12 +11,12 @@ import aiodocker
 from springtide.cli.platform_folder import PlatformFolder, PlatformSettings
 from springtide.cli.platform_link import linked
 from springtide.cli.platform_options import Here
+from springtide.cli.platform_runtimes import copy_settings
 from springtide.cli.sale_show import moment, say, say_json, table
 from springtide.config import ImagesSettings, ZoneSettings
 from springtide.drivers.image_build import Recipe
 from springtide.drivers.image_build import build as build_image
 from springtide.drivers.registry import RegistryImageCache
-from springtide.drivers.registry_copy import CopySettings
 from springtide.drivers.registry_push import push_image
 from springtide.drivers.system import SystemClock
 from springtide.errors import Refused, UserError
@@ -24,7 +24,6 @@ from springtide.fleet.images import Images, ImageZone
 from springtide.model import ImageName
 
 _MB = 1_000_000
-_BYTES_PER_MBIT = 125_000
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ async def _images(here: Here, zones: Sequence[str], origin: str) -> AsyncIterato
 
 
 def _cache(zone: ZoneSettings, settings: PlatformSettings, origin: str, clock: SystemClock) -> RegistryImageCache:
-    rate = CopySettings(bytes_per_s=_images_of(settings).bandwidth_mbit * _BYTES_PER_MBIT)
+    rate = copy_settings(_images_of(settings))
     return RegistryImageCache(origin or _origin(settings), zone.cache, clock, settings=rate)
 
 

@@ -35,7 +35,7 @@ async def run_logs(here: Here, service: str, replica: str, lines: int, *, follow
     clock = SystemClock()
     async with linked(here.data, clock) as link:
         await link.wished(service)
-        source = await open_logs(link.folder, link.settings, clock)
+        source = open_logs(link.folder, link.settings, clock)
         try:
             said = await _read(source, service, replica, lines)
             _print(said, as_json=here.json, named=len(said) > 1)

@@ -22,12 +22,12 @@ class ReplicaLogs(Protocol):
         """Let go of connections."""
 
 
-async def open_logs(folder: PlatformFolder, settings: PlatformSettings, clock: Clock) -> ReplicaLogs:
+def open_logs(folder: PlatformFolder, settings: PlatformSettings, clock: Clock) -> ReplicaLogs:
     """The logs of this platform's runtime."""
     if settings.config.fleet.runtime == "docker":
-        from springtide.cli.fleet_docker import open_docker_logs  # noqa: PLC0415 - only where Docker is used
+        from springtide.cli.fleet_docker import DockerLogs  # noqa: PLC0415 - only where Docker is used
 
-        return await open_docker_logs(settings.config.zones, clock)
+        return DockerLogs(folder, settings.config.zones, clock)
     return ProcessLogs(folder, [zone.name for zone in settings.config.zones])
 
 

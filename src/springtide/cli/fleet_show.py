@@ -69,7 +69,7 @@ def _services(status: FleetStatus, wishes: Wishes, now_ms: int) -> Table:
             _plain(name),
             str(port or "–"),
             counts(one),
-            str(one.wanted),
+            str(sum(one.placement.values())),
             bounds,
             f"{one.requests_per_s:,.0f}" + (f" ({one.failed_per_s:,.1f} failed)" if one.failed_per_s else ""),
             f"{one.demand.likely:,.0f} to {one.demand.high:,.0f}",

@@ -15,12 +15,13 @@ from springtide.cli.fleet_show import counts, show
 from springtide.cli.platform_folder import PlatformFolder, PlatformSettings
 from springtide.cli.platform_link import Link, linked
 from springtide.cli.platform_options import Here
+from springtide.cli.platform_order import counter_wish
 from springtide.cli.platform_process import start_platform, stop_platform
 from springtide.cli.sale_show import say, say_json
 from springtide.config import Config, load
 from springtide.drivers.system import SystemClock
 from springtide.fleet.status import FleetStatus, ServiceStatus
-from springtide.model import ReplicaState, RolloutState, ServiceWish
+from springtide.model import COUNTER, ReplicaState, RolloutState, ServiceWish
 
 EXIT_NOT_AS_WANTED = 1
 HOST = "127.0.0.1"
@@ -67,7 +68,8 @@ async def run_up(here: Here, options: UpOptions, environ: Mapping[str, str]) -> 
     if not here.json and platform != "unchanged":
         say(f"the platform {platform}; its log is {folder.log}")
     async with linked(here.data, clock) as link:
-        wanted |= counter_wish(link, config)
+        if config.sales:
+            wanted[COUNTER] = counter_wish(folder, config, options.port)
         changes = await _wish(link, wanted)
         if not here.json:
             for name, change in sorted(changes.items()):
@@ -119,12 +121,6 @@ def _differences(before: PlatformSettings | None, after: PlatformSettings) -> li
     return [f"[{name}]" for name in tables] + [f"--{name.replace('_', '-')}" for name in options]
 
 
-def counter_wish(link: Link, config: Config) -> dict[str, ServiceWish]:
-    """The order path's counters, when there is something to sell."""
-    del link, config
-    return {}
-
-
 async def _wish(link: Link, wanted: Mapping[str, ServiceWish]) -> dict[str, str]:
     """Write down what differs from what is wished; by service, what changed."""
     wished = (await link.state.wishes()).services
@@ -166,9 +162,7 @@ async def _endings(
         for name in wanted:
             _progress(status.services.get(name, ServiceStatus(name)), progress, tell=tell)
         gone = not any(changes.get(name) == "removed" for name in status.services)
-        return gone and all(
-            state_of(wish, status.services.get(name))[0] != "not ready" for name, wish in wanted.items()
-        )
+        return gone and all(settled(wish, status.services.get(name)) for name, wish in wanted.items())
 
     if options.wait:
         await link.wait(options.wait_s, reached)
@@ -205,6 +199,18 @@ def state_of(wish: ServiceWish, one: ServiceStatus | None) -> tuple[str, str]:
     if ready < max(1, min(one.wanted, wish.replicas_min)) or not any(one.weights.values()):
         return "not ready", "; ".join((*one.alerts, *one.reasons)[:3])
     return "serving", ""
+
+
+def settled(wish: ServiceWish, one: ServiceStatus | None) -> bool:
+    """Whether nothing more is to come: it serves with all replicas that it is to have, or was rolled back."""
+    state, _ = state_of(wish, one)
+    if one is None or state != "serving":
+        return state == "rolled back"
+    return all(
+        one.replicas.get(zone, {}).get(ReplicaState.READY, 0) >= count and one.weights.get(zone)
+        for zone, count in one.placement.items()
+        if count
+    )
 
 
 def _ending(name: str, wish: ServiceWish, change: str, one: ServiceStatus | None, *, waited: bool) -> Ending:

@@ -1,7 +1,6 @@
 """The order path as a part of the platform: engines, recorder and back office; the counters are one more service."""
 
 import hashlib
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from springtide.config import Config, with_revision
 from springtide.drivers.embedded_valkey import free_port
 from springtide.drivers.listening import is_taken
 from springtide.drivers.system import SystemClock, SystemIds
-from springtide.model import COUNTER, ServiceWish
+from springtide.model import COUNTER, CalendarEvent, ServiceWish
 
 HOST = "127.0.0.1"
 REPLICAS_MAX = 100_000
@@ -26,10 +25,10 @@ _SETTINGS = "counter"
 
 @dataclass(frozen=True)
 class OrderPath:
-    """What runs."""
+    """What runs; `calendar` is the demand that is announced for what it sells."""
 
-    backoffice_url: str
-    sales: Sequence[str]
+    backoffice_url: str = ""
+    calendar: tuple[CalendarEvent, ...] = ()
 
 
 async def start_order_path(
@@ -56,7 +55,9 @@ async def start_order_path(
     path = settings_file(folders, _SETTINGS, role)
     workers = await start_workers(stack, folders, clock, path)
     sales = await open_shop(config, clock, stores, "")
-    return OrderPath(workers.backoffice_url(), [sale.sale for sale in sales])
+    opens = {sale.sale: sale.opens_ms for sale in sales}
+    calendar = tuple(event.model(opens[event.sale]) for event in config.calendar if event.sale in opens)
+    return OrderPath(workers.backoffice_url(), calendar)
 
 
 def _stable_port(folder: PlatformFolder) -> int:

@@ -38,7 +38,7 @@ from springtide.drivers.system import SystemClock, SystemIds
 from springtide.errors import ConfigError, UserError
 from springtide.fleet.journal import Journal
 from springtide.fleet.loop import ControlLoop, LoopSettings
-from springtide.fleet.observe import FleetPorts
+from springtide.fleet.ports import one_service
 from springtide.model import Role, Sale, TokenRing
 from springtide.sale.api_keys import KeyBook
 from springtide.sale.tokens import keys_of
@@ -193,7 +193,7 @@ async def _fleet(stack: AsyncExitStack, config: Config, folders: Folders, clock:
         tick_ms=config.fleet.tick_ms,
     )
     loop = ControlLoop(
-        clock, FleetPorts(started.envoy.balancer, runtime, cloud), settings, Journal(folders.out / "journal.jsonl")
+        clock, one_service(started.envoy.balancer, runtime, cloud, config.fleet_zones()), settings, Journal(folders.out / "journal.jsonl")
     )
     ticking = asyncio.create_task(loop.run())
 

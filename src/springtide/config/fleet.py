@@ -26,7 +26,7 @@ class ZoneSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[zones]]`: a room of the data centre, or a cloud zone.
 
     `engine` is the zone's Docker Engine (`unix:///PATH` or `tcp://HOST:PORT`), `address` where its containers' ports
-    are reached, `cache` the registry (`HOST:PORT`) that keeps its images.
+    are reached ("": the engine is on this machine), `cache` the registry (`HOST:PORT`) that keeps its images.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ZoneSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_cny_per_node_h: NotNegative = 0.0
     memory_mb_per_node: Annotated[int, Meta(ge=0, le=100_000_000)] = 0
     engine: str = ""
-    address: str = "127.0.0.1"
+    address: str = ""
     cache: str = ""
 
     def __post_init__(self) -> None:

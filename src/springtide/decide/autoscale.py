@@ -5,18 +5,36 @@ from collections.abc import Sequence
 
 import msgspec
 
-from springtide.decide.forecast import forecast
+from springtide.decide.forecast import expect
+from springtide.decide.signals import replicas_by_signals
 from springtide.model import CalendarEvent, DemandRange, FleetPolicy, Snapshot, Zone, ZoneKind
 
 _ROUNDING = 1e-9  # 1.3 * 1000 / 100 is 13.000000000000002 in floating point; that is 13 replicas, not 14
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """How many replicas the fleet should have. `hold` means that none may be taken away now."""
+    """How many replicas the fleet should have. `hold` means that none may be taken away now.
+
+    `asked` is what demand and signals alone asked for at this moment, without the memory of the last `patience_ms`.
+    """
 
     replicas: int
     hold: bool
     reason: str
+    asked: int
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """The fewest and the most replicas there may be, and who says so ("": the policy)."""
+
+    least: int
+    most: int | None
+    by: str = ""
+
+    def keep(self, count: int) -> int:
+        """The count, within the bounds; the most counts when they contradict each other."""
+        count = max(count, self.least)
+        return count if self.most is None else min(count, self.most)
 
 
 def base_total(policy: FleetPolicy, zones: Sequence[Zone]) -> int:
@@ -31,31 +49,70 @@ def replicas_needed(requests_per_s: float, policy: FleetPolicy, zones: Sequence[
     return needed if policy.replicas_max is None else min(needed, policy.replicas_max)
 
 
-def autoscale(demand: DemandRange, snapshot: Snapshot, policy: FleetPolicy, present: int) -> Wanted:
-    """Replicas wanted now. `present` are those that serve or are starting.
+def replica_rate(snapshot: Snapshot, policy: FleetPolicy) -> float:
+    """What a replica takes, requests/s: what was learnt, where the policy allows it, or the calibrated figure."""
+    if policy.capacity_learnt and snapshot.capacity:
+        return snapshot.capacity.requests_per_s
+    return policy.replica_requests_per_s
 
-    Down only when the demand has asked for less during all of `patience_ms`, and never on old news: without a
-    fresh traffic sample what is present stays.
+
+def bounds(snapshot: Snapshot, policy: FleetPolicy) -> Bounds:
+    """An operator's bounds while they are in force, else those of the policy: the base, and the budget."""
+    scale = snapshot.scale
+    if scale and (not scale.until_ms or snapshot.now_ms < scale.until_ms):
+        return Bounds(scale.replicas_min, scale.replicas_max, by="an operator")
+    return Bounds(base_total(policy, snapshot.zones), policy.replicas_max)
+
+
+def autoscale(
+    demand: DemandRange, snapshot: Snapshot, policy: FleetPolicy, present: int, serving: int | None = None
+) -> Wanted:
+    """Replicas wanted now. `present` are those that serve or are starting, `serving` those that signals are about
+    (None: all that are present).
+
+    Up at once, to the most that the demand or a signal asks for; down only when all of them have asked for less during
+    all of `patience_ms`, and never on old news: without fresh figures what is present stays. While an engine is known to
+    be the limit, nothing is added.
     """
-    asked = replicas_needed(demand.high, policy, snapshot.zones)
-    if traffic_is_stale(snapshot, policy):
-        kept = max(asked, present)
-        return Wanted(replicas=kept, hold=True, reason="no fresh traffic figures: nothing is taken away")
+    within = bounds(snapshot, policy)
+    signals = replicas_by_signals(snapshot, policy, present if serving is None else serving)
+    carried = demand.high * (1 + policy.headroom) / replica_rate(snapshot, policy)
+    by_demand = math.ceil(carried - _ROUNDING)
+    asked = within.keep(max(by_demand, signals.replicas))
+    reason = f"{demand.high:.0f}/s with {policy.headroom:.0%} headroom need {by_demand} replicas"
+    if signals.replicas > by_demand:
+        reason = signals.reason
     since = snapshot.now_ms - policy.patience_ms
-    remembered = max((count for at_ms, count in snapshot.wanted_before if at_ms >= since), default=0)
-    if policy.replicas_max is not None:
-        remembered = min(remembered, policy.replicas_max)
-    if remembered > asked:
+    remembered = within.keep(max((count for at_ms, count in snapshot.wanted_before if at_ms >= since), default=0))
+    stale = traffic_is_stale(snapshot, policy)
+    wanted, hold = asked, stale or signals.blind
+    if hold:
+        wanted = max(asked, present)
+        reason = "no fresh traffic figures: nothing is taken away" if stale else f"{signals.reason}: nothing is taken away"
+    elif remembered > asked:
+        wanted = remembered
         reason = f"{asked} would do, {remembered} were needed within the last {policy.patience_ms / 1000:g} s"
-        return Wanted(replicas=remembered, hold=False, reason=reason)
-    reason = f"{demand.high:.0f}/s with {policy.headroom:.0%} headroom need {asked} replicas"
-    return Wanted(replicas=asked, hold=False, reason=reason)
+    elif within.by and asked != max(by_demand, signals.replicas):
+        reason = f"{reason}; {within.by} keeps them between {within.least} and {within.most}"
+    return _within_limit(Wanted(wanted, hold, reason, asked), snapshot, within, present)
+
+
+def _within_limit(wanted: Wanted, snapshot: Snapshot, within: Bounds, present: int) -> Wanted:
+    """No more than there are, or than have brought throughput, while something behind the replicas is the limit."""
+    capacity = snapshot.capacity
+    if capacity is None or not capacity.limit:
+        return wanted
+    useful = max(present, capacity.best_replicas, within.least)
+    if wanted.replicas <= useful:
+        return wanted
+    reason = f"{wanted.reason}; more than {useful} bring nothing: {capacity.limit} is the limit"
+    return msgspec.structs.replace(wanted, replicas=useful, reason=reason)
 
 
 def demand_ahead(snapshot: Snapshot, policy: FleetPolicy) -> DemandRange:
     """The demand to expect until capacity that is asked for now would serve."""
     horizon = horizon_ms(snapshot.zones, policy, snapshot.calendar)
-    return forecast(snapshot.traffic, snapshot.calendar, snapshot.now_ms, horizon)
+    return expect(snapshot, policy, horizon)
 
 
 def traffic_is_stale(snapshot: Snapshot, policy: FleetPolicy) -> bool:

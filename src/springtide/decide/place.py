@@ -127,6 +127,21 @@ def place(
     return Placement(by_zone=by_zone, short=left, reasons=tuple(reasons), alerts=tuple(alerts), promised=kept)
 
 
+def keeping(placement: Placement, live: Mapping[str, int]) -> Placement:
+    """The same number of replicas, but those that are `live` stay where they are: when nothing may be taken away,
+    starting others elsewhere instead would only add to them.
+    """
+    floor = {name: min(live.get(name, 0), placement.total) for name in placement.by_zone}
+    rest = placement.total - sum(floor.values())
+    if rest < 0:
+        return placement
+    for name, wanted in placement.by_zone.items():
+        more = min(max(0, wanted - floor[name]), rest)
+        floor[name] += more
+        rest -= more
+    return msgspec.structs.replace(placement, by_zone=floor)
+
+
 def _fill(
     wanted: int, total: int, spike: int, zones: Sequence[Zone], free: dict[str, int]
 ) -> tuple[dict[str, int], int, int]:

@@ -3,12 +3,13 @@
 import msgspec
 
 from springtide.decide import autoscale, rollout, route, zones
+from springtide.decide.autoscale import Wanted
 from springtide.decide.observed import Observed
-from springtide.decide.place import Budget, Placement, open_slots, place, promised
+from springtide.decide.place import Budget, Placement, keeping, open_slots, place, promised
 from springtide.decide.reconcile import Reconciler
 from springtide.decide.rollout import Revisions
 from springtide.decide.zones import Conclusions
-from springtide.model import Action, DrainReplica, FleetPolicy, Plan, SetEndpoints, Snapshot, StartReplica, ZoneMode
+from springtide.model import DrainReplica, FleetPolicy, Plan, SetEndpoints, Snapshot, StartReplica, ZoneMode
 
 
 def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
@@ -23,7 +24,7 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
     wanted = autoscale.autoscale(demand, snapshot, policy, observed.live_by_zone.total())
     seen = zones.conclude(observed, policy)
     hold = wanted.hold or seen.suspect
-    placement = _place(wanted.replicas, observed, policy, seen, hold=hold)
+    placement = _place(wanted, observed, policy, seen)
     release = rollout.advance(Revisions(observed, policy, snapshot.rollout, seen), policy, placement.total)
     revisions = Revisions(observed, policy, release, seen)
     reconciler = Reconciler(observed, policy, placement, seen, revisions, hold=hold)
@@ -45,18 +46,23 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
         capacity=snapshot.capacity,
         rollout=release,
         alerts=(*seen.alerts, *placement.alerts, *alerts),
+        asked=wanted.asked,
         scaled_in_ms=snapshot.now_ms if reconciler.scaled_in else snapshot.scaled_in_ms,
     )
 
 
-def _place(wanted: int, observed: Observed, policy: FleetPolicy, seen: Conclusions, *, hold: bool) -> Placement:
-    """The placement; with a budget for the loss of a zone only while none is lost and the figures are good."""
+def _place(wanted: Wanted, observed: Observed, policy: FleetPolicy, seen: Conclusions) -> Placement:
+    """The placement; with a budget for the loss of a zone while none is lost.
+
+    On old figures what is there is wanted as it is: it holds the budget's part already.
+    """
     snapshot = observed.snapshot
-    bounds = [policy.replicas_max, snapshot.scale.replicas_max if snapshot.scale else None]
     budget = None
-    if policy.failure_budget and not seen.down and not hold:
-        budget = Budget(promised(wanted, policy), min((bound for bound in bounds if bound is not None), default=None))
-    placement = place(wanted, snapshot.zones, policy, seen.down, open_slots(observed, policy), budget)
+    if policy.failure_budget and not seen.down and not wanted.hold:
+        budget = Budget(promised(wanted.replicas, policy), autoscale.bounds(snapshot, policy).most)
+    placement = place(wanted.replicas, snapshot.zones, policy, seen.down, open_slots(observed, policy), budget)
+    if wanted.hold:
+        placement = keeping(placement, {**observed.live_by_zone, **dict.fromkeys(seen.down, 0)})
     if not policy.failure_budget or not seen.down:
         return placement
     spent = f"the failure budget is spent on {', '.join(sorted(seen.down))}: no second loss is provided for"
@@ -93,7 +99,9 @@ def _said(
         if mode is ZoneMode.CORDONED:
             reasons.append(f"zone {name} is cordoned: nothing new starts there, {live} replicas serve on")
         elif mode is ZoneMode.DRAINED:
-            reasons.append(f"zone {name} is being emptied: {live} replicas are left" if live else f"zone {name} is empty")
+            reasons.append(
+                f"zone {name} is being emptied: {live} replicas are left" if live else f"zone {name} is empty"
+            )
             if live and placement.short:
                 alerts.append(f"zone {name} cannot be emptied yet: {placement.short} replicas have no place elsewhere")
     if reconciler.no_room:

@@ -34,7 +34,7 @@ from springtide.model import (
 class Reconciler:
     """One comparison of a placement with what is there; `compute` gives the actions.
 
-    Afterwards `scaled_in` tells whether a stage of scaling in has begun, and `no_room` whether a rollout waits for room.
+    Afterwards `scaled_in` tells whether a stage of scaling in has begun, `no_room` whether a rollout waits for room.
     """
 
     def __init__(
@@ -223,6 +223,8 @@ class Reconciler:
                 drained = zone.name in self._drained
                 reason = f"{count} more than the {self._placement.by_zone[zone.name]} wanted in {zone.name}"
                 for replica in self._first_to_go(on_nodes[zone.name])[:count]:
+                    if self._revisions.is_coming(replica):
+                        continue
                     yield replica, f"zone {zone.name} is to be emptied" if drained else reason, not drained
 
     def _outdated(self, surplus: dict[str, int]) -> Iterable[tuple[Replica, str, bool]]:

@@ -90,6 +90,10 @@ class Revisions:
         long_enough = observed.snapshot.now_ms - replica.since_ms >= self._policy.stale_ms
         return observed.healthy is not None and observed.serves(replica) and long_enough
 
+    def is_coming(self, replica: Replica) -> bool:
+        """Whether it has been added to replace another, and has yet to show whether it can."""
+        return self.replacing and not self.is_old(replica) and not self.is_proven(replica)
+
     def counts(self, replica: Replica) -> bool:
         """Whether it is capacity to rely on when another is to be taken away."""
         if self.replacing and not self.is_old(replica):
@@ -181,11 +185,12 @@ def said(rollout: Rollout | None, revisions: Revisions) -> tuple[list[str], list
         case RolloutState.ROLLING:
             reasons.append(f"rolling out {rollout.revision}: {left} to replace, {rollout.failed} failed")
         case RolloutState.ROLLING_BACK:
-            reasons.append(f"rolling back to {rollout.previous}: {left} to replace; {rollout.reason}")
+            reasons.append(f"rolling back to {_named(rollout.previous)}: {left} to replace; {rollout.reason}")
         case RolloutState.DONE | RolloutState.ROLLED_BACK:
             pass
     forth = rollout.state in {RolloutState.ROLLING, RolloutState.DONE}
-    return reasons, [] if forth else [f"{rollout.revision} is rolled back to {rollout.previous}: {rollout.reason}"]
+    alert = f"{rollout.revision} is rolled back to {_named(rollout.previous)}: {rollout.reason}"
+    return reasons, [] if forth else [alert]
 
 
 def _back(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
@@ -201,4 +206,10 @@ def _back(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
 
 
 def _why(replica: Replica) -> str:
-    return replica.failure or f"{replica.replica_id} did not become healthy in time"
+    if replica.state is ReplicaState.FAILED:
+        return replica.failure or f"{replica.replica_id} failed"
+    return f"{replica.replica_id} did not become ready and healthy in time"
+
+
+def _named(revision: str) -> str:
+    return revision or "the one before"

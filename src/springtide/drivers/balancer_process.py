@@ -15,6 +15,9 @@ from springtide.errors import EngineError
 from springtide.ports import Clock
 
 STOP_GRACE_S = 3.0
+KEPT = "kept.json"
+"""The file in an engine's folder that `keep` writes and `read_kept` reads."""
+
 _POLL_S = 0.02
 _TAG = "SPRINGTIDE_BALANCER"
 
@@ -82,16 +85,22 @@ class BalancerProcess:
                 self.signal(signal.SIGKILL)
             await clock.sleep(_POLL_S)
 
-    def keep(self, path: Path, fronts: dict[str, Front]) -> None:
+    def keep(self, folder: Path, fronts: dict[str, Front]) -> None:
         """Write down for `find` who it is and what it serves. Raises OSError."""
-        replace_file(path, msgspec.json.encode(Kept(self.pid, self._process.started_ticks, fronts)))
+        replace_file(folder / KEPT, msgspec.json.encode(Kept(self.pid, self._process.started_ticks, fronts)))
 
 
-def read_kept(path: Path) -> Kept | None:
+def read_kept(folder: Path) -> Kept | None:
     """What `keep` wrote; None when there is nothing that can be read."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(path.read_bytes(), type=Kept)
+        return msgspec.json.decode((folder / KEPT).read_bytes(), type=Kept)
     return None
+
+
+def runs(folder: Path) -> bool:
+    """An engine that was started to survive runs for this folder."""
+    kept = read_kept(folder)
+    return kept is not None and BalancerProcess.find(folder.absolute(), kept) is not None
 
 
 def replace_file(path: Path, text: bytes) -> None:

@@ -6,38 +6,26 @@ draining one is known by its name. See docs/decisions/0012-containers.md for wha
 """
 
 import asyncio
+import contextlib
 import ipaddress
-import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import msgspec
 
-from springtide.drivers.child import LOG_TAIL_LINES
-from springtide.drivers.docker_container import (
-    BUILT_LABEL,
-    DRAINING,
-    Care,
-    Found,
-    Limits,
-    container_body,
-    container_name,
-    fleet_filter,
-    found_of,
-)
-from springtide.drivers.docker_engine import CONFLICT, NOT_FOUND, NOT_MODIFIED, WORK_S, DockerEngine
+from springtide.drivers.docker_container import Care, Found, Limits, container_body
+from springtide.drivers.docker_engine import DockerEngine
+from springtide.drivers.docker_replicas import FleetContainers
 from springtide.drivers.docker_usage import Usages
 from springtide.drivers.http_get import http_get
-from springtide.drivers.replica_launch import Definitions, announces, last_lines, read_secrets, redacted
+from springtide.drivers.replica_launch import Definitions, announces, read_secrets
 from springtide.errors import ReplicaError
 from springtide.model import Replica, ReplicaSpec, ReplicaState, ServiceSpec, require_identifier
 from springtide.ports import Clock
 
-LINES_MAX = 10_000
-"""Log lines that one call returns at most."""
-
+_LOCAL = "127.0.0.1"
 _POLL_S = 0.02
-_STOP_MARGIN_S = 30.0
+_PROBES_PER_LOOK = 10
+_REMOVED_MAX = 1_000
 _ADOPT_PROBE_S = 1.0
 _ADOPT_PROBES_AT_ONCE = 32
 
@@ -77,8 +65,9 @@ class _Slot:
         self.container_id = ""
         self.host = ""
         self.port = 0
+        self.has_served = False
         self.failure = ""
-        self.secrets: tuple[str, ...] = ()
+        self.creating: asyncio.Task[str] | None = None
         self.bring_up: asyncio.Task[None] | None = None
         self.take_down: asyncio.Task[None] | None = None
 
@@ -99,10 +88,12 @@ class DockerRuntime:
         self._clock = clock
         self._ensure_image = ensure_image
         self._engine = DockerEngine(settings.url, clock, ReplicaError)
+        self._containers = FleetContainers(self._engine, settings.fleet)
         self._usages = Usages(self._engine, clock)
         self._definitions = Definitions()
         self._starting = asyncio.Semaphore(settings.starting_max)
         self._slots: dict[str, _Slot] = {}
+        self._removed: dict[str, None] = {}
         self._publish_on: str | None = None
         self._looked = False
         self._closed = False
@@ -152,11 +143,10 @@ class DockerRuntime:
         slot = self._slots.get(replica_id)
         if slot is None or slot.state not in {ReplicaState.STARTING, ReplicaState.READY}:
             return
-        was_ready = slot.state is ReplicaState.READY
-        self._enter(slot, ReplicaState.DRAINING)
-        # One that does not serve yet may die of the signal: `_bring_up` sends it afterwards.
-        if was_ready:
+        # One that does not serve yet may die of the signal: `_watch` sends it afterwards.
+        if slot.state is ReplicaState.READY:
             await self._tell_draining(slot)
+        self._enter(slot, ReplicaState.DRAINING)
 
     async def stop(self, replica_id: str) -> None:
         """End a replica: asked first, then killed; returns when its container is gone. Unknown ids are ignored."""
@@ -181,7 +171,7 @@ class DockerRuntime:
         """The last lines it wrote, oldest first; empty for unknown ids."""
         await self._look_once()
         slot = self._slots.get(replica_id)
-        return await self._log_lines(slot.container_id, lines) if slot and slot.container_id else []
+        return await self._containers.log_lines(slot.container_id, lines) if slot else []
 
     async def close(self) -> None:
         """End everything of this fleet on the engine, all at once, and disconnect."""
@@ -198,11 +188,11 @@ class DockerRuntime:
     async def detach(self) -> None:
         """Disconnect and let the replicas be: the next runtime adopts them. What has no container yet is given up."""
         self._closed = True
-        tasks = [task for slot in self._slots.values() for task in (slot.bring_up, slot.take_down) if task]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        for slot in tuple(self._slots.values()):
+            if slot.take_down:
+                slot.take_down.cancel()
+                await asyncio.wait([slot.take_down])
+            await _cut_off(slot)
         await self._engine.close()
 
     async def _look_once(self) -> None:
@@ -213,12 +203,13 @@ class DockerRuntime:
     async def _look(self) -> None:
         """Bring what is known in line with what the engine lists."""
         known = {name for name, slot in self._slots.items() if slot.container_id}
-        found = {each.replica_id: each for each in await self._listed()}
-        fresh = [each for name, each in found.items() if name not in self._slots]
+        listed = await self._containers.listed()
+        # A listing may be older than a removal that has ended meanwhile.
+        found = {each.replica_id: each for each in listed if each.container_id not in self._removed}
         gate = asyncio.Semaphore(_ADOPT_PROBES_AT_ONCE)
-        await asyncio.gather(*(self._adopt(each, gate) for each in fresh))
+        await asyncio.gather(*(self._adopt(each, gate) for name, each in found.items() if name not in self._slots))
         self._looked = True
-        for name, slot in list(self._slots.items()):
+        for name, slot in tuple(self._slots.items()):
             if slot.take_down or slot.state is ReplicaState.FAILED or not slot.container_id:
                 continue
             if name in known and name not in found:
@@ -226,22 +217,16 @@ class DockerRuntime:
             elif name in found and found[name].begun and not found[name].running:
                 self._fail(slot, await self._ended(slot))
 
-    async def _listed(self) -> list[Found]:
-        """All containers of this fleet."""
-        client = self._engine.docker
-        filters = fleet_filter(self._settings.fleet)
-        listed = await self._engine.ask("listing replicas", client.containers.list(all="true", filters=filters))
-        return [found for each in listed or () if (found := found_of(each._container))]  # noqa: SLF001 - a container has no other view of its entry
-
     async def _adopt(self, found: Found, gate: asyncio.Semaphore) -> None:
         """Know a container that somebody else began. One that serves is ready at once: it may have traffic."""
         state = ReplicaState.DRAINING if found.draining else ReplicaState.STARTING
         slot = _Slot(found.spec, found.care, state, found.created_ms)
         slot.container_id = found.container_id
         async with gate:
-            if found.running and await self._locate(slot, found):
-                probed = await self._probe(slot, _ADOPT_PROBE_S)
-                if probed and state is ReplicaState.STARTING:
+            if found.running:
+                await self._locate(slot, found)
+                slot.has_served = found.draining or await self._probe(slot, _ADOPT_PROBE_S)
+                if slot.has_served and not found.draining:
                     slot.state = ReplicaState.READY
         if found.replica_id in self._slots:
             return
@@ -257,75 +242,60 @@ class DockerRuntime:
                 await self._watch(slot)
             except Exception as error:  # noqa: BLE001 - whatever stops a start is a replica that failed, and says why
                 self._fail(slot, str(error))
-                await self._halt(slot)
+                with contextlib.suppress(ReplicaError):  # it is killed when it is stopped
+                    if slot.container_id:
+                        await self._containers.kill(slot.container_id, slot.spec.replica_id)
 
     async def _create(self, slot: _Slot, service: ServiceSpec) -> None:
         image = await self._ensure_image(service.image) if self._ensure_image else service.image
-        secrets = read_secrets(service.secrets)
-        slot.secrets = tuple(secrets.values())
-        env = {**self._settings.env, **service.env, **secrets}
+        settings = self._settings
+        hardened = settings.hardened
         limits = Limits(
             publish_on=await self._where_published(),
-            hardened=await self._is_hardened(image),
-            init=self._settings.init,
-            log_mb=self._settings.log_mb,
-            pids_max=self._settings.pids_max,
-            network=self._settings.network,
+            hardened=await self._containers.is_built_here(image) if hardened is None else hardened,
+            init=settings.init,
+            log_mb=settings.log_mb,
+            pids_max=settings.pids_max,
+            network=settings.network,
         )
-        body = container_body(self._settings.fleet, slot.spec, service, image, env, limits)
-        name = container_name(self._settings.fleet, slot.spec.replica_id)
-        client = self._engine.docker
-        made = await self._engine.ask(
-            f"creating {name}", client.containers.create(body, name=name), WORK_S, accept=(CONFLICT, NOT_FOUND)
-        )
-        if made is not None:
-            slot.container_id = made.id
-            return
-        # Either somebody was first, or there is no image.
-        twin = [each for each in await self._listed() if each.replica_id == slot.spec.replica_id]
-        if not twin:
-            raise ReplicaError(
-                f"image {image} is not on the engine at {self._settings.url}: "
-                "warm its zone's cache, or build or pull it there, and start again"
-            )
-        slot.container_id = twin[0].container_id
+        env = {**settings.env, **service.env, **read_secrets(service.secrets)}
+        body = container_body(settings.fleet, slot.spec, service, image, env, limits)
+        # Cut off, it would be unknown whether a container comes of it: whoever ends this waits for that.
+        slot.creating = asyncio.create_task(self._containers.create(slot.spec.replica_id, body))
+        slot.container_id = await asyncio.shield(slot.creating)
 
     async def _watch(self, slot: _Slot) -> None:
         """Start the container and wait until it is well. Raises ReplicaError when that does not come."""
-        name = slot.spec.replica_id
-        container = self._engine.docker.containers.container(slot.container_id)
-        await self._engine.ask(f"starting {name}", container.start(), WORK_S, accept=(NOT_MODIFIED,))
+        await self._containers.begin(slot.container_id, slot.spec.replica_id)
         until = self._clock.monotonic_s() + slot.care.start_ms_max / 1000
-        looks = 0
+        probes = 0
         while self._clock.monotonic_s() < until:
-            if not slot.host or looks % 10 == 9:  # noqa: PLR2004 - every tenth time: it may have ended
-                found = [each for each in await self._listed() if each.container_id == slot.container_id]
+            if probes % _PROBES_PER_LOOK == 0:
+                found = await self._containers.listed(slot.container_id)
                 if not found or not found[0].running:
                     raise ReplicaError(await self._ended(slot))
                 await self._locate(slot, found[0])
-            looks += 1
-            if slot.host and await self._probe(slot, slot.care.health.timeout_ms / 1000):
-                if slot.state is ReplicaState.STARTING:
-                    self._enter(slot, ReplicaState.READY)
-                else:
-                    await self._tell_draining(slot)
-                return
+            probes += 1
+            if await self._probe(slot, slot.care.health.timeout_ms / 1000):
+                slot.has_served = True
+                # A drain that came meanwhile stays in force, and is passed on now.
+                if slot.state is ReplicaState.DRAINING:
+                    return await self._tell_draining(slot)
+                return self._enter(slot, ReplicaState.READY)
             await self._clock.sleep(_POLL_S)
-        raise ReplicaError(
-            await self._with_log(slot, f"replica {name} was not ready within {slot.care.start_ms_max / 1000:g} s")
-        )
+        what = f"replica {slot.spec.replica_id} was not ready within {slot.care.start_ms_max / 1000:g} s"
+        raise ReplicaError(await self._containers.with_log(what, slot.container_id, slot.care.secrets))
 
-    async def _locate(self, slot: _Slot, found: Found) -> bool:
+    async def _locate(self, slot: _Slot, found: Found) -> None:
         """Note where the replica is reached."""
         if await self._where_published():
-            host, port = self._settings.address or "127.0.0.1", found.published_port
+            slot.host, slot.port = self._settings.address or _LOCAL, found.published_port
         else:
-            host, port = found.ip, found.care.port
-        if host and port:
-            slot.host, slot.port = host, port
-        return bool(slot.host)
+            slot.host, slot.port = found.ip, found.care.port
 
     async def _probe(self, slot: _Slot, timeout_s: float) -> bool:
+        if not (slot.host and slot.port):
+            return False
         try:
             status, _ = await http_get(self._clock, slot.host, slot.port, slot.care.health.path, timeout_s)
         except OSError:
@@ -340,96 +310,42 @@ class DockerRuntime:
         if self._publish_on is None:
             address = self._settings.address
             if address is None:
-                self._publish_on = "" if await self._engine.reaches_containers() else "127.0.0.1"
+                self._publish_on = "" if await self._engine.reaches_containers() else _LOCAL
             else:
                 self._publish_on = address if _is_ipv4(address) else "0.0.0.0"  # noqa: S104 - a name may be any of its addresses
         return self._publish_on
 
-    async def _is_hardened(self, image: str) -> bool:
-        if self._settings.hardened is not None:
-            return self._settings.hardened
-        client = self._engine.docker
-        about = await self._engine.ask(f"image {image}", client.images.inspect(image), accept=(NOT_FOUND,))
-        return BUILT_LABEL in (((about or {}).get("Config") or {}).get("Labels") or {})
-
     async def _tell_draining(self, slot: _Slot) -> None:
-        name = container_name(self._settings.fleet, slot.spec.replica_id)
-        container = self._engine.docker.containers.container(slot.container_id)
-        what = f"draining {slot.spec.replica_id}"
-        gone = (NOT_FOUND, CONFLICT)
-        await self._engine.ask(what, container.rename(f"{name}{DRAINING}"), accept=gone)
-        if slot.care.drain_signal:
-            await self._engine.ask(what, container.kill(signal=slot.care.drain_signal), accept=gone)
+        await self._containers.mark_draining(slot.container_id, slot.spec.replica_id, slot.care.drain_signal)
 
     async def _take_down(self, slot: _Slot) -> None:
         name = slot.spec.replica_id
         try:
-            if slot.bring_up:
-                slot.bring_up.cancel()
-                await asyncio.wait([slot.bring_up])
-            if slot.state is not ReplicaState.FAILED:
+            await _cut_off(slot)
+            failed = slot.state is ReplicaState.FAILED
+            if not failed:
                 self._enter(slot, ReplicaState.DRAINING)
             # A creation that was cut off may have left a container that we have no id of.
-            ids = {slot.container_id, *(each.container_id for each in await self._listed() if each.replica_id == name)}
-            for container_id in ids - {""}:
-                await self._end(container_id, slot)
+            listed = await self._containers.listed()
+            for container_id in {each.container_id for each in listed if each.replica_id == name}:
+                if not failed:
+                    await self._containers.stop(container_id, name, slot.care.stop_grace_ms)
+                await self._containers.remove(container_id, name)
+                self._note_removed(container_id)
             self._usages.forget(slot.container_id)
             del self._slots[name]
         finally:
             slot.take_down = None
 
-    async def _end(self, container_id: str, slot: _Slot) -> None:
-        name = slot.spec.replica_id
-        container = self._engine.docker.containers.container(container_id)
-        grace_s = math.ceil(slot.care.stop_grace_ms / 1000)
-        ended = (NOT_FOUND, NOT_MODIFIED)
-        if slot.state is not ReplicaState.FAILED:
-            await self._engine.ask(f"stopping {name}", container.stop(t=grace_s), grace_s + _STOP_MARGIN_S, ended)
-        gone = (NOT_FOUND, CONFLICT)  # a conflict says that its removal has begun
-        await self._engine.ask(f"removing {name}", container.delete(force=True, v=True), WORK_S, gone)
-
-    async def _halt(self, slot: _Slot) -> None:
-        """Kill the container of a replica that has failed; it stays for its log."""
-        if slot.container_id:
-            container = self._engine.docker.containers.container(slot.container_id)
-            try:
-                await self._engine.ask(
-                    f"killing {slot.spec.replica_id}", container.kill(), accept=(NOT_FOUND, CONFLICT)
-                )
-            except ReplicaError as error:
-                slot.failure = f"{slot.failure}\n{error}"
+    def _note_removed(self, container_id: str) -> None:
+        while len(self._removed) >= _REMOVED_MAX:
+            del self._removed[next(iter(self._removed))]
+        self._removed[container_id] = None
 
     async def _ended(self, slot: _Slot) -> str:
-        """How a container ended, with the end of its log."""
-        container = self._engine.docker.containers.container(slot.container_id)
-        what = f"replica {slot.spec.replica_id}"
-        about = await self._engine.ask(what, container.show(), accept=(NOT_FOUND,))
-        state: dict[str, Any] = (about or {}).get("State") or {}
-        how = f" with status {state['ExitCode']}" if "ExitCode" in state else ""
-        if state.get("OOMKilled"):
-            how += f", out of memory at its limit of {slot.care.memory_mb} MB"
-        if state.get("Error"):
-            how += f" ({state['Error']})"
-        return await self._with_log(slot, f"{what} ended by itself{how}")
-
-    async def _with_log(self, slot: _Slot, what: str) -> str:
-        """What happened, with the end of the log; a program may have written its secrets there."""
-        lines = await self._log_lines(slot.container_id, LOG_TAIL_LINES)
-        try:
-            secrets = slot.secrets or tuple(read_secrets(slot.care.secrets).values())
-        except ReplicaError:
-            return f"{what} (its log is not shown: a secret's file is gone, so it could not be taken out)"
-        return "\n".join([what, *(redacted(line, secrets) for line in lines)])
-
-    async def _log_lines(self, container_id: str, lines: int) -> list[str]:
-        count = min(lines, LINES_MAX)
-        if count <= 0:
-            return []
-        container = self._engine.docker.containers.container(container_id)
-        pieces = await self._engine.ask(
-            "reading a log", container.log(stdout=True, stderr=True, tail=str(count)), accept=(NOT_FOUND, CONFLICT)
-        )
-        return last_lines("".join(pieces or ()), count)
+        how = await self._containers.ending(slot.container_id, slot.care.memory_mb)
+        what = f"replica {slot.spec.replica_id} {how}"
+        return await self._containers.with_log(what, slot.container_id, slot.care.secrets)
 
     def _seen(self, slot: _Slot) -> Replica:
         usage = self._usages.of(slot.container_id)
@@ -440,7 +356,7 @@ class DockerRuntime:
             state=slot.state,
             host=slot.host,
             # Until it is well, a container's port is a promise only.
-            port=0 if slot.state is ReplicaState.STARTING else slot.port,
+            port=slot.port if slot.has_served else 0,
             since_ms=slot.since_ms,
             cpu_s=usage.cpu_s,
             memory_bytes=usage.memory_bytes if _serves(slot) else 0,
@@ -457,6 +373,16 @@ class DockerRuntime:
     def _enter(self, slot: _Slot, state: ReplicaState) -> None:
         if slot.state is not state:
             slot.state, slot.since_ms = state, self._clock.now_ms()
+
+
+async def _cut_off(slot: _Slot) -> None:
+    """End what brings a replica up; a creation that is under way is waited for."""
+    if slot.bring_up:
+        slot.bring_up.cancel()
+        await asyncio.wait([slot.bring_up])
+    if slot.creating:
+        await asyncio.wait([slot.creating])
+        slot.creating.exception()  # what there is to say of it has been said
 
 
 def _serves(slot: _Slot) -> bool:

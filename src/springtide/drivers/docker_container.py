@@ -142,9 +142,10 @@ def found_of(listed: Mapping[str, Any]) -> Found | None:
     )
 
 
-def fleet_filter(fleet: str) -> str:
-    """The filter of a listing that shows this fleet's replicas and no others."""
-    return json.dumps({"label": [f"{LABEL}fleet={fleet}", f"{LABEL}replica"]})
+def fleet_filter(fleet: str, container_id: str = "") -> str:
+    """The filter of a listing that shows this fleet's replicas and no others; with an id, one of them."""
+    filters = {"label": [f"{LABEL}fleet={fleet}", f"{LABEL}replica"]}
+    return json.dumps({**filters, "id": [container_id]} if container_id else filters)
 
 
 def _labels(fleet: str, spec: ReplicaSpec, care: Care) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """One Docker Engine over its API: every call has a time limit, and every failure says what was asked and what to do."""
 
-import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, TypeVar
 
 import aiodocker
@@ -22,6 +21,7 @@ MOVE_S = 1_800.0
 
 NOT_FOUND, CONFLICT, NOT_MODIFIED = 404, 409, 304
 
+_NO_CONNECTION = 900  # the client's own, in place of an HTTP status
 _T = TypeVar("_T")
 
 
@@ -55,19 +55,15 @@ class DockerEngine:
         self, what: str, call: Awaitable[_T], seconds: float = CALL_S, accept: Collection[int] = ()
     ) -> _T | None:
         """The answer to a call; None for a status that is accepted. `what` names the call in errors."""
-        async with self.asking(what, seconds, accept):
-            return await call
-        return None
-
-    @contextlib.asynccontextmanager
-    async def asking(self, what: str, seconds: float, accept: Collection[int] = ()) -> AsyncIterator[None]:
-        """What is done inside the block may take so long, and its failures become ours."""
         try:
             async with self._clock.timeout(seconds):
-                yield
+                return await call
         except aiodocker.DockerError as error:
+            if error.status == _NO_CONNECTION:
+                raise self._error(f"{what}: {error.message}; start the engine, or correct its address") from error
             if error.status not in accept:
                 raise self._error(f"{what}: the Docker Engine at {self.url} refused: {error.message}") from error
+            return None
         except TimeoutError as error:
             raise self._error(
                 f"{what}: the Docker Engine at {self.url} did not answer within {seconds:g} s; see its log"
@@ -92,7 +88,7 @@ class DockerEngine:
             return str(configs[0].get("Gateway") or "")
 
         address = await self.ask("its bridge", gateway(), accept=(NOT_FOUND,))
-        return bool(address) and _is_ours(address)
+        return address is not None and address != "" and _is_ours(address)
 
     async def close(self) -> None:
         """Close connections."""

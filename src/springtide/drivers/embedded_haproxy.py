@@ -117,7 +117,7 @@ class EmbeddedHaproxy:
 
     async def begin(self, services: Sequence[BalancedService]) -> None:
         """Take over the HAProxy that runs in the folder, or start one; then serve what is asked for. Once only."""
-        kept = read_kept(self._folder / "kept.json")
+        kept = read_kept(self._folder)
         if kept:
             self.process = await self._found(kept)
         if kept and self.process:
@@ -218,7 +218,7 @@ class EmbeddedHaproxy:
 
     def _write_kept(self) -> None:
         if self.process:
-            self.process.keep(self._folder / "kept.json", self._fronts)
+            self.process.keep(self._folder, self._fronts)
 
     async def _launch(self, *, fresh: bool = False) -> None:
         """Start it with the configuration on disk, which `fresh` begins anew."""

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.netns import Namespace
+from springtide.drivers.pids import started_ticks
 from springtide.drivers.run_folder import make_run_folder
 from springtide.errors import EngineError
 from springtide.ports import Clock
@@ -112,6 +113,7 @@ class EmbeddedPostgres:
         if not (self.data / "PG_VERSION").exists():
             await self._create()
         await self._gone(_STOP_S)
+        self._unlock()
         address = {"listen_addresses": self._node.host} if self._node else {}
         settings = [f"--{name}={value}" for name, value in (_SETTINGS | address | dict(self._settings)).items()]
         where = ["-D", str(self.data), "-k", str(self.home / "run")]
@@ -203,6 +205,13 @@ class EmbeddedPostgres:
         await self._child.stop(self._clock, _STOP_S, gentle=signal.SIGINT)
         await self._gone(_STOP_S)
         remove_segment(self.home)
+
+    def _unlock(self) -> None:
+        """Take away the lock file of a postmaster that has ended but was not reaped yet: PostgreSQL believes it."""
+        lines = _pid_file(self.data)
+        if lines and lines[0].isdigit() and started_ticks(int(lines[0])) < 0:
+            remove_segment(self.home)
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     async def _gone(self, seconds: float) -> None:
         """Wait for the server's processes, which outlive a killed postmaster by a moment; then kill them."""

@@ -29,6 +29,7 @@ GARBAGE_S_MAX = 600.0
 UPLOADS_KEPT = "24h"
 """Uploads that were broken off are deleted when they are older: their bytes are of no use to a repetition."""
 
+_IMAGES = Path("data", "docker", "registry", "v2")
 _STOP_GRACE_S = DRAIN_S + 2.0
 _POLL_S = 0.02
 _SETTLE_S = 0.05
@@ -74,6 +75,8 @@ class EmbeddedRegistry:
     async def collect_garbage(self, *, untagged: bool = True) -> int:
         """Delete what no manifest needs; the bytes that became free. Uploads are refused meanwhile, pulls go on.
 
+        Uploads that were open are cut off, and what there is of them is deleted: a repetition begins anew in any case.
+
         `untagged` deletes manifests without a tag, too. It may not be used where images for several machine types are
         kept: their parts have no tag (distribution/distribution issue 3178). Raises ImageError, EngineError; in either
         case the registry takes uploads again.
@@ -82,6 +85,7 @@ class EmbeddedRegistry:
             before = await to_thread(blob_bytes, self.folder)
             await self._again(read_only=True)
             try:
+                await to_thread(_forget_uploads, self.folder)
                 await self._garbage(untagged=untagged)
             finally:
                 await self._again(read_only=False)
@@ -130,12 +134,18 @@ def missing() -> str:
 
 
 def blob_bytes(folder: Path) -> int:
-    """What the layers, configurations and manifests in a registry's folder take, in bytes."""
+    """What layers, configurations, manifests, and uploads that have not ended take in a registry's folder, in bytes."""
     total = 0
-    for at, _, names in os.walk(folder / "data" / "docker" / "registry" / "v2" / "blobs"):
-        for name in names:
-            total += _size(f"{at}/{name}")
+    for part in ("blobs", "repositories"):
+        for at, _, names in os.walk(folder / _IMAGES / part):
+            # The other files of a repository are links of 71 bytes each.
+            total += sum(_size(f"{at}/{name}") for name in names if name == "data")
     return total
+
+
+def _forget_uploads(folder: Path) -> None:
+    for uploads in (folder / _IMAGES / "repositories").glob("**/_uploads"):
+        shutil.rmtree(uploads, ignore_errors=True)
 
 
 def _size(path: str) -> int:

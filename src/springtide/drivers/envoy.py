@@ -18,14 +18,12 @@ from urllib.parse import quote
 
 import msgspec
 
+from springtide.drivers.balanced_service import check_endpoints
 from springtide.drivers.balancer_process import replace_file
 from springtide.drivers.http_get import http_get
 from springtide.errors import BalancerError
 from springtide.model import COUNTER, Endpoint, TrafficSample, ZoneTraffic
 from springtide.ports import Clock
-
-WEIGHT_MAX = 100_000
-"""Of one endpoint: Envoy wants the weights of a locality to add up to less than 2^32."""
 
 ENDPOINTS_MAX = 10_000
 """Of the whole list: keeps every sum of weights inside Envoy's 32 bits."""
@@ -140,7 +138,7 @@ class EnvoyBalancer:
         self._write_lock = asyncio.Lock()
         self._writes = 0
         self._owners: dict[Address, Endpoint] = {}
-        self._seen: dict[Address, _Counts] = {}
+        self._seen: dict[tuple[Address, str], _Counts] = {}
         self._zones: dict[str, _Counts] = {}
         self._arrived = _Counts()
         self._sampled_s: float | None = None
@@ -151,7 +149,7 @@ class EnvoyBalancer:
         Returns when Envoy has taken the list and finds the new endpoints healthy; for that it waits at most
         one second. Raises BalancerError when the list cannot be used or Envoy does not answer.
         """
-        _check(endpoints)
+        check_endpoints(endpoints, ENDPOINTS_MAX)
         async with self._write_lock:
             before = [self._endpoint(host) for host in await self._count()]
             known = {_address(endpoint) for endpoint in before}
@@ -162,7 +160,7 @@ class EnvoyBalancer:
                 fresh = []
             await self._apply(endpoints)
             self._owners = {_address(endpoint): endpoint for endpoint in endpoints}
-            self._seen = {key: counts for key, counts in self._seen.items() if key in self._owners}
+            self._seen = {key: counts for key, counts in self._seen.items() if key[0] in self._owners}
             await self._until_healthy(fresh)
 
     async def sample(self, now_ms: int) -> TrafficSample:
@@ -194,24 +192,29 @@ class EnvoyBalancer:
 
     def _endpoint(self, host: _Host) -> Endpoint:
         drained = host.health_status.eds_health_status == "DRAINING"
-        return Endpoint(self._owner(host), host.locality.zone, *host.key, weight=0 if drained else host.weight)
+        return Endpoint(self._owner(host), self._zone(host), *host.key, weight=0 if drained else host.weight)
 
     def _owner(self, host: _Host) -> str:
-        """Envoy keeps the name of an address's first owner; after our own restart that is all there is."""
+        """Envoy keeps the name and zone of an address's first owner; after our own restart that is all there is."""
         owner = self._owners.get(host.key)
         return owner.replica_id if owner else host.hostname
+
+    def _zone(self, host: _Host) -> str:
+        owner = self._owners.get(host.key)
+        return owner.zone if owner else host.locality.zone
 
     def _by_zone(
         self, hosts: Sequence[_Host], counted: dict[str, _Counts], per_s: Callable[[int], float]
     ) -> tuple[ZoneTraffic, ...]:
-        names = sorted({host.locality.zone for host in hosts} | counted.keys())
+        zones = [(self._zone(host), host) for host in hosts]
+        names = sorted({zone for zone, _ in zones} | counted.keys())
         return tuple(
             ZoneTraffic(
                 zone=name,
                 requests_per_s=per_s(counted[name].requests if name in counted else 0),
                 failed_per_s=per_s(counted[name].failed if name in counted else 0),
-                in_flight=sum(host.figure("rq_active") for host in hosts if host.locality.zone == name),
-                healthy=sum(host.takes_traffic for host in hosts if host.locality.zone == name),
+                in_flight=sum(host.figure("rq_active") for zone, host in zones if zone == name),
+                healthy=sum(host.takes_traffic for zone, host in zones if zone == name),
             )
             for name in names
         )
@@ -221,11 +224,13 @@ class EnvoyBalancer:
         hosts = await self._hosts()
         for host in hosts:
             now = _Counts(host.figure("rq_total"), host.figure("rq_error"))
-            seen = self._seen.get(host.key, _Counts())
-            zone = self._zones.setdefault(host.locality.zone, _Counts())
+            # An address that moves to another zone is a new host to Envoy, which counts from zero.
+            key = host.key, host.locality.zone
+            seen = self._seen.get(key, _Counts())
+            zone = self._zones.setdefault(self._zone(host), _Counts())
             zone.requests += _grown(seen.requests, now.requests)
             zone.failed += _grown(seen.failed, now.failed)
-            self._seen[host.key] = now
+            self._seen[key] = now
         return hosts
 
     async def _bridge(self, before: Sequence[Endpoint], fresh: Sequence[Endpoint]) -> None:
@@ -305,23 +310,6 @@ def _address(endpoint: Endpoint) -> Address:
 def _grown(before: int, now: int) -> int:
     """What a counter counted since; one that began anew counts from zero."""
     return now - before if now >= before else now
-
-
-def _check(endpoints: Sequence[Endpoint]) -> None:
-    if len(endpoints) > ENDPOINTS_MAX:
-        raise BalancerError(
-            f"{len(endpoints)} endpoints are more than one balancer takes ({ENDPOINTS_MAX}); add a balancer"
-        )
-    addresses: set[Address] = set()
-    for endpoint in endpoints:
-        if not 0 <= endpoint.weight <= WEIGHT_MAX:
-            raise BalancerError(
-                f"the weight of {endpoint.replica_id} must be from 0 to {WEIGHT_MAX}, not {endpoint.weight}"
-            )
-        address = _address(endpoint)
-        if address in addresses:
-            raise BalancerError(f"two endpoints have the address {endpoint.host}:{endpoint.port}; give each its own")
-        addresses.add(address)
 
 
 def _whole(stats: dict[str, str], name: str) -> int:

@@ -84,7 +84,6 @@ def cluster(service: BalancedService, endpoints: Path) -> dict[str, Any]:
             "update_merge_window": "0s",  # else a new weight or a drain takes effect up to a second later
         },
         "ignore_health_on_host_removal": True,
-        "track_cluster_stats": {"per_endpoint_stats": False},
         "circuit_breakers": {
             "thresholds": [{"priority": "DEFAULT", **limits}],
             "per_host_thresholds": [one],

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from springtide.drivers.balanced_service import BalancedService
+from springtide.drivers.balanced_service import BalancedService, check_endpoints
 from springtide.drivers.haproxy_api import BACKEND, FRONTEND, Row, RuntimeApi
 from springtide.drivers.haproxy_config import (
+    ENDPOINTS_MAX,
     add_command,
-    check_endpoints,
     endpoint_of,
     engine_weights,
     server_name,
@@ -76,7 +76,7 @@ class HaproxyBalancer:
         Returns when the new ones have passed their first check; for that it waits at most one second. Raises
         BalancerError when the list cannot be used or HAProxy does not answer.
         """
-        check_endpoints(endpoints)
+        check_endpoints(endpoints, ENDPOINTS_MAX)
         async with self.write_lock:
             await self._change(endpoints)
             self._keep(endpoints)

@@ -5,7 +5,6 @@ what it has. Weights are from 0 to 256 there: larger ones are scaled down, so th
 largest; smaller ones are scaled up by a whole number, which keeps the shares exact.
 """
 
-import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +12,7 @@ import msgspec
 
 from springtide.drivers.balanced_service import BalancedService
 from springtide.drivers.haproxy_api import frontend_name
-from springtide.errors import BalancerError
-from springtide.model import IDENTIFIER, Endpoint
-
-WEIGHT_MAX = 100_000
-"""Of one endpoint, as for every balancer."""
+from springtide.model import Endpoint
 
 ENDPOINTS_MAX = 4_000
 """Of one service: HAProxy's round robin serves 4,095 (configuration manual 2.6, `balance`)."""
@@ -28,7 +23,6 @@ LOG_ONE_OF = 16
 
 _ENGINE_WEIGHT_MAX = 256
 _RETRIES = 12
-_PORT_MAX = 65_535
 _ANSWERS = {
     400: "not a request",
     408: "the request took too long to arrive",
@@ -144,38 +138,6 @@ def engine_weights(endpoints: Sequence[Endpoint]) -> dict[str, int]:
     return {
         server_name(e): max(1, round(e.weight * _ENGINE_WEIGHT_MAX / largest)) if e.weight else 0 for e in endpoints
     }
-
-
-def check_endpoints(endpoints: Sequence[Endpoint], most: int = ENDPOINTS_MAX) -> None:
-    """Raise BalancerError when a list cannot be used."""
-    if len(endpoints) > most:
-        raise BalancerError(f"{len(endpoints)} endpoints are more than one balancer takes ({most}); add a balancer")
-    addresses: set[tuple[str, int]] = set()
-    for endpoint in endpoints:
-        _check(endpoint)
-        address = (endpoint.host, endpoint.port)
-        if address in addresses:
-            raise BalancerError(f"two endpoints have the address {endpoint.host}:{endpoint.port}; give each its own")
-        addresses.add(address)
-
-
-def _check(endpoint: Endpoint) -> None:
-    if not 0 <= endpoint.weight <= WEIGHT_MAX:
-        raise BalancerError(
-            f"the weight of {endpoint.replica_id} must be from 0 to {WEIGHT_MAX}, not {endpoint.weight}"
-        )
-    if not IDENTIFIER.fullmatch(endpoint.replica_id) or not IDENTIFIER.fullmatch(endpoint.zone):
-        raise BalancerError(
-            f"{endpoint.replica_id!r} in zone {endpoint.zone!r} was refused: names have up to 64 letters, digits, - or _"
-        )
-    try:
-        ipaddress.ip_address(endpoint.host)
-    except ValueError:
-        raise BalancerError(
-            f"the address of {endpoint.replica_id} was refused: {endpoint.host!r} is no IP address; resolve it first"
-        ) from None
-    if not 1 <= endpoint.port <= _PORT_MAX:
-        raise BalancerError(f"the port of {endpoint.replica_id} must be from 1 to {_PORT_MAX}, not {endpoint.port}")
 
 
 def _place(endpoint: Endpoint) -> str:

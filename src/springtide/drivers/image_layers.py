@@ -1,4 +1,4 @@
-"""Layers of container images: the same files always make the same tar, so that what has not changed is not sent again."""
+"""Layers of container images: the same files make the same tar, so that what has not changed is not sent again."""
 
 import hashlib
 import io
@@ -53,8 +53,8 @@ Derive = Callable[[Sequence[Entry], Path], Sequence[Entry]]
 def write_layer(name: str, entries: Sequence[Entry], cache: Path, derive: Derive | None = None) -> Layer:
     """The tar of these entries, from the cache when nothing about them has changed. Raises ImageError.
 
-    Owned by root, mode 0644 or 0755, without times: who builds it and when makes no difference. `derive` makes further
-    entries from these, with a folder for its files, when the tar has to be written.
+    Owned by root, mode 0644 or 0755, without times: who builds it and when makes no difference. `derive` makes
+    further entries from these, with a folder for its files, when the tar has to be written.
     """
     by_path = {entry.path.strip("/"): entry for entry in entries}
     if len(by_path) > FILES_MAX:
@@ -74,7 +74,7 @@ def write_layer(name: str, entries: Sequence[Entry], cache: Path, derive: Derive
 
 
 def folder_entries(folder: Path, into: str, *, keep: Callable[[Path], bool] = lambda _: True) -> Iterator[Entry]:
-    """All files of a folder but `.git`, `.venv` and compiled Python. Raises ImageError for what an image cannot hold."""
+    """All files of a folder but `.git`, `.venv` and compiled Python. Raises ImageError for what no image can hold."""
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if _SKIPPED & set(inside.parts) or path.suffix == ".pyc" or not keep(inside):
@@ -105,6 +105,11 @@ def archive(layers: Sequence[Layer], config: bytes, reference: str, known: int, 
         _add_bytes(tar, "manifest.json", json.dumps(manifest).encode())
 
 
+def write_context(folder: Path, target: Path) -> None:
+    """The tar of a folder for an engine to build from. Raises ImageError."""
+    _write_tar({entry.path: entry for entry in folder_entries(folder, "")}, target)
+
+
 def image_id(config: bytes) -> str:
     """What an engine calls an image: the digest of its configuration, without `sha256:`."""
     return hashlib.sha256(config).hexdigest()
@@ -131,9 +136,7 @@ def _key(entries: Mapping[str, Entry]) -> str:
     for path in sorted(entries):
         entry = entries[path]
         about = entry.source.stat() if entry.source else None
-        seen = (
-            (about.st_size, about.st_mtime_ns) if about else (len(entry.data), hashlib.sha256(entry.data).hexdigest())
-        )
+        seen = (about.st_size, about.st_mtime_ns) if about else hashlib.sha256(entry.data).hexdigest()
         digest.update(repr((path, seen, entry.link, entry.executable, entry.folder_mode)).encode())
     return digest.hexdigest()[:32]
 

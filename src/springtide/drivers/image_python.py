@@ -1,4 +1,4 @@
-"""The files that a Python of this machine needs elsewhere: interpreter, standard library, shared libraries, packages."""
+"""The files that this machine's Python needs elsewhere: interpreter, standard library, shared libraries, packages."""
 
 import importlib.metadata
 import json
@@ -101,16 +101,14 @@ def own_entries(package: str, folder: Path) -> list[Entry]:
 
 def library_entries(entries: Sequence[Entry]) -> list[Entry]:
     """The shared libraries that these files need and do not bring, and the loader. Raises ImageError without `ldd`."""
-    brought = {entry.source.name for entry in entries if entry.source}
+    brought = {Path(entry.path).name for entry in entries}
     programs = [str(entry.source) for entry in entries if entry.source and _is_elf(entry.source)]
-    found: dict[str, Path] = {}
-    for name, path in _ldd(programs):
-        if name not in brought:
-            found[name] = path
-    home = found["libc.so.6"].parent if "libc.so.6" in found else Path("/lib")
+    needed = dict(_ldd(programs))
+    home = needed["libc.so.6"].parent if "libc.so.6" in needed else Path("/lib")
+    found = {name: path for name, path in needed.items() if name not in brought}
     # Loaded by the C library itself, when a thread is cancelled: no file names it.
     extra = home / "libgcc_s.so.1"
-    if extra.exists():
+    if extra.exists() and extra.name not in brought:
         found.setdefault(extra.name, extra)
     # The loader is named by its full path in every program; all else is looked for where the C library is.
     return [

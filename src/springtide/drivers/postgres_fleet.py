@@ -38,6 +38,8 @@ class PostgresFleetState(PostgresSession):
         async with self._asked() as connection:
             taken = await connection.fetchrow(_queries()["lead"], holder, lease_ms)
             row = taken or await connection.fetchrow(_queries()["leader"])
+        if row is None:
+            raise FleetStateError("nobody leads and nobody took the lead; repeat the call")
         return Leadership(**row)
 
     async def resign(self, holder: str, term: int) -> None:

@@ -98,12 +98,16 @@ class _Joining:
 
 
 class PostgresKeeper:
-    """The keeper of one group. `failovers` counts; `alarm` says what it cannot mend, and is empty while all is well."""
+    """The keeper of one group. `failovers` counts; `alarm` says what it cannot mend, and is empty while all is well.
+
+    Copies whose zone is in `away` are not brought back: say so of a zone that is being worked on.
+    """
 
     def __init__(self, members: Sequence[Member], clock: Clock, file: PrimacyFile, *, kills: bool = True) -> None:
         """`kills`: the processes are on this machine, so that those of a lost primary can be ended for certain."""
         self.failovers = 0
         self.alarm = ""
+        self.away: set[str] = set()
         self._members = {member.name: member for member in members}
         self._clock = clock
         self._file = file
@@ -240,7 +244,7 @@ class PostgresKeeper:
 
     def _begin(self, member: Member, primary: Member, *, apart: bool) -> None:
         joining, now_s = self._joining[member.name], self._clock.monotonic_s()
-        if now_s < joining.not_before_s:
+        if now_s < joining.not_before_s or member.name in self.away:
             return
         joining.not_before_s = now_s + min(JOIN_WAIT_S * 2**joining.tries, JOIN_WAIT_S_MAX)
         joining.tries += 1

@@ -5,6 +5,7 @@ old primary that does not know yet: the newer timeline wins (PostgreSQL, "Contin
 """
 
 import asyncio
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -15,6 +16,8 @@ SETTLE_S = 0.3
 """How long the other servers may still answer when one has said that it takes writes."""
 
 SERVERS_MAX = 8
+UNHEARD_MS = 5_000
+"""What a server's machine does not acknowledge for so long (TCP_USER_TIMEOUT, tcp(7)) breaks the connection."""
 
 _WHO = """
 SELECT CASE WHEN pg_is_in_recovery() THEN 0
@@ -74,6 +77,9 @@ async def _open(server: str, seconds: float, settings: dict[str, Any]) -> tuple[
     """A connection and the timeline that the server writes; 0 when it takes no writes."""
     connection = await asyncpg.connect(server, timeout=seconds, **settings)
     try:
+        line = connection._transport.get_extra_info("socket")  # noqa: SLF001 - the client offers no other way to it
+        if line is not None and line.family != socket.AF_UNIX:
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD_MS)
         return int(await connection.fetchval(_WHO, timeout=seconds)), connection
     except BaseException:
         connection.terminate()

@@ -140,13 +140,13 @@ class RegistryImageCache:
                 raise ImageError(f"{self._cache.url} has no image {image.reference}: push it (`springtide image push`)")
             return digest, 0
         try:
-            copied = await self._copier.copy(image, _tag(image))
+            manifest = await self._copier.find(image)
         except ImageUnavailable:
             digest = await self._cache.digest(image.name, image.version)
             if digest is None:
                 raise
             return digest, 0
-        return copied.manifest.digest, copied.copied_bytes
+        return manifest.digest, await self._copier.copy(image, _tag(image), manifest)
 
     def _copied(self, reference: str, task: asyncio.Task[ImageTransfer]) -> None:
         del self._copies[reference]

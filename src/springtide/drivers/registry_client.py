@@ -124,24 +124,19 @@ class RegistryClient:
             return None
         return urljoin(self.url, answer.headers["location"])
 
-    async def upload(self, location: str, digest: str, size: int | None, chunks: AsyncIterator[bytes] | bytes) -> None:
-        """Send a blob whole; the registry keeps it when it has the digest. None for a size that is not known yet.
+    async def upload(self, location: str, digest: str, size: int, chunks: AsyncIterator[bytes] | bytes) -> None:
+        """Send a blob whole; the registry keeps it when it has the digest.
 
         An upload that was cut off cannot go on where it was: the engine has no consistent state of it then. Begin anew.
         """
         url = httpx.URL(location).copy_merge_params({"digest": digest})
-        headers = {"content-type": "application/octet-stream"}
-        if size is not None:
-            headers["content-length"] = str(size)
+        headers = {"content-type": "application/octet-stream", "content-length": str(size)}
         await self._call("PUT", str(url), headers=headers, content=chunks)
 
-    async def send_part(self, location: str, chunks: AsyncIterator[bytes]) -> str:
-        """Send all bytes of a blob whose digest is known only afterwards; where to end the upload."""
-        headers = {"content-type": "application/octet-stream"}
-        answer = await self._call("PATCH", location, headers=headers, content=chunks)
-        if answer is None:
-            raise ImageUnavailable(f"the upload at {self.url} is gone; repeat it")
-        return urljoin(self.url, answer.headers["location"])
+    async def cancel_upload(self, location: str) -> None:
+        """Let the registry forget what it has of an upload, if it can be told; it does by itself after a day."""
+        with contextlib.suppress(ImageError):
+            await self._call("DELETE", location)
 
     async def names(self) -> list[str]:
         """The repositories, those included that lost all their tags."""

@@ -37,13 +37,6 @@ class CopySettings(msgspec.Struct, frozen=True):
     bytes_per_s: float = 0.0
 
 
-class Copied(msgspec.Struct, frozen=True):
-    """What a copy did: the image, and the bytes of layers that moved for it, those of failed tries included."""
-
-    manifest: Manifest
-    copied_bytes: int
-
-
 class Rate:
     """A limit of bytes/s over everything that passes; each taker waits its turn."""
 
@@ -76,18 +69,17 @@ class Copier:
         self._moving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._holders: dict[str, str] | None = None
 
-    async def copy(self, image: ImageName, tag: str) -> Copied:
-        """Copy an image, its manifest last, so that what the target names is whole.
+    async def copy(self, image: ImageName, tag: str, manifest: Manifest) -> int:
+        """Copy an image, its manifest last, so that what the target names is whole; how many bytes moved for that.
 
-        Raises ImageUnavailable when a registry does not answer after some tries (what is copied stays), ImageError when
-        the source has no such image, a digest is wrong, or the target's disk is full.
+        They include those of failed tries. Raises ImageUnavailable when a registry does not answer after some tries
+        (what is copied stays), ImageError when a digest is wrong, or the target's disk is full.
         """
-        manifest = await self._manifest(image)
         moved = 0
         for _ in range(ROUNDS_MAX):
             moved += sum(await _all(self._blob(image.name, blob) for blob in manifest.blobs))
             if await self._again(lambda: self._target.put_manifest(image.name, tag, manifest)):
-                return Copied(manifest, moved)
+                return moved
             self._holders = None
         raise ImageUnavailable(f"{image.reference} lost layers to a collection while it was copied; repeat it")
 
@@ -95,8 +87,11 @@ class Copier:
         """The target deleted images: what it has must be asked anew."""
         self._holders = None
 
-    async def _manifest(self, image: ImageName) -> Manifest:
-        """The image for this machine's type: of a list of several, the others need not cross the line."""
+    async def find(self, image: ImageName) -> Manifest:
+        """The source's image for this machine's type: of a list of several, the others need not cross the line.
+
+        Raises ImageUnavailable, or ImageError when the source has no such image.
+        """
         version = image.version
         for _ in range(2):
             found = await self._again(partial(self._source.manifest, image.name, version))
@@ -132,8 +127,13 @@ class Copier:
             location = await self._target.begin_upload(name, blob.digest, lender if lender != name else "")
             if location is not None:
                 chunks = self._metered(self._source.blob(name, blob.digest, blob.size), moved)
-                async with contextlib.aclosing(chunks):
-                    await self._target.upload(location, blob.digest, blob.size, chunks)
+                try:
+                    async with contextlib.aclosing(chunks):
+                        await self._target.upload(location, blob.digest, blob.size, chunks)
+                except ImageError:
+                    # What it has of the upload takes room, and cannot be gone on with.
+                    await self._target.cancel_upload(location)
+                    raise
         (await self._lenders())[blob.digest] = name
 
     async def _metered(self, chunks: AsyncGenerator[bytes, None], moved: "_Count") -> AsyncGenerator[bytes, None]:

@@ -1,13 +1,12 @@
 """What a control loop knows and keeps of one service: its wish, its policy, its release, and what plans concluded."""
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from springtide.errors import FleetStateError
 from springtide.model import (
-    COUNTER,
     CapacityEstimate,
     Endpoint,
     FleetPolicy,
@@ -20,7 +19,9 @@ from springtide.model import (
     ServiceSpec,
     ServiceWish,
     Snapshot,
+    Zone,
     ZoneHealth,
+    ZoneKind,
 )
 
 WANTED_MAX = 200
@@ -40,6 +41,7 @@ class DeskMemory(msgspec.Struct, frozen=True):
     rollout: Rollout | None = None
     zone_health: dict[str, ZoneHealth] = {}
     capacity: CapacityEstimate | None = None
+    scaled_in_ms: int = 0
     wanted: tuple[tuple[int, int], ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     homes: dict[str, str] = {}
@@ -51,19 +53,23 @@ _MEMORY = msgspec.json.Decoder(DeskMemory)
 class Desk:
     """One service. `wish` is None for the only service of a loop without shared state, and for one that retires."""
 
-    def __init__(self, service: str, run: str, policy: FleetPolicy) -> None:
+    def __init__(self, service: str, run: str, policy: FleetPolicy, zones: Sequence[Zone]) -> None:
         """`run` marks what is bought and started for this service; `policy` is the base of its own."""
         self.service = service
+        self._base = policy
+        self._zones = zones
         self.run = run
         self.policy = policy
         self.wish: ServiceWish | None = None
         self.retiring = False
+        self.restored = False
         self.scale: ScaleOverride | None = None
         self.revision = ""
         self.specs: dict[str, ServiceSpec] = {}
         self.rollout: Rollout | None = None
         self.zone_health: dict[str, ZoneHealth] = {}
         self.capacity: CapacityEstimate | None = None
+        self.scaled_in_ms = 0
         self.endpoints: tuple[Endpoint, ...] = ()
         self.endpoints_unsure = False
         self.homes: dict[str, str] = {}
@@ -71,39 +77,41 @@ class Desk:
         self.alerts: tuple[str, ...] = ()
         self.latest: tuple[Snapshot, Plan] | None = None
 
-    def follow(self, wish: ServiceWish, base: FleetPolicy, override: ScaleOverride | None, now_ms: int) -> None:
+    def follow(self, wish: ServiceWish, override: ScaleOverride | None, now_ms: int) -> None:
         """Take the wish as it is now."""
         self.wish, self.retiring = wish, False
-        self.policy = service_policy(base, wish)
+        self.policy = service_policy(self._base, wish, self._zones)
         self.scale = service_scale(wish, override, now_ms)
         self.specs[wish.spec.revision] = wish.spec
         if wish.previous is not None:
             self.specs.setdefault(wish.previous.revision, wish.previous)
 
-    def retire(self, base: FleetPolicy) -> None:
+    def retire(self) -> None:
         """Nobody wants the service any more: all of it goes, at once and in order."""
         self.retiring = True
         self.rollout = None
         self.zone_health = {}
         self.scale = ScaleOverride(0, 0)
         self.wanted.clear()
-        self.policy = retiring_policy(service_policy(base, self.wish) if self.wish else base)
+        policy = service_policy(self._base, self.wish, self._zones) if self.wish else self._base
+        self.policy = retiring_policy(policy)
 
     def steer(self, replicas: Sequence[Replica], now_ms: int) -> None:
         """Begin a rollout where the wished revision is another than the running one, or turn one that is under way."""
         if self.wish is None or self.retiring:
             return
         wished = self.wish.spec.revision
-        if self.rollout is not None and self.rollout.state is RolloutState.DONE:
-            self.revision, self.rollout = self.rollout.revision, None
-        if self.rollout is not None:
+        if self.rollout is None:
+            if not self.revision:
+                self._find_revision(wished, replicas)
+            if self.revision != wished:
+                self.rollout = Rollout(wished, self.revision, RolloutState.ROLLING, now_ms)
+        else:
+            if self.rollout.state is RolloutState.DONE:
+                self.revision = self.rollout.revision
             # One that was rolled back stays so until something else is wished.
             if self.rollout.revision != wished:
-                self._turn(wished, now_ms)
-        elif not self.revision:
-            self._find_revision(wished, replicas, now_ms)
-        elif self.revision != wished:
-            self.rollout = Rollout(wished, self.revision, RolloutState.ROLLING, now_ms)
+                self._turn(self.rollout, wished, now_ms)
         needed = {wished, self.revision} | ({self.rollout.previous, self.rollout.revision} if self.rollout else set())
         self.specs = {name: spec for name, spec in self.specs.items() if name in needed}
 
@@ -116,6 +124,7 @@ class Desk:
         self.latest = snapshot, plan
         self.zone_health = plan.zone_health
         self.capacity = plan.capacity
+        self.scaled_in_ms = plan.scaled_in_ms
         if self.wish is not None and not self.retiring:
             self.rollout = plan.rollout
         self._remember_wanted(snapshot.now_ms, plan.asked)
@@ -136,6 +145,7 @@ class Desk:
             rollout=self.rollout,
             zone_health=self.zone_health,
             capacity=self.capacity,
+            scaled_in_ms=self.scaled_in_ms,
             wanted=tuple(self.wanted),
             endpoints=self.endpoints,
             homes=self.homes,
@@ -149,27 +159,23 @@ class Desk:
         self.rollout = memory.rollout
         self.zone_health = memory.zone_health
         self.capacity = memory.capacity
+        self.scaled_in_ms = memory.scaled_in_ms
         self.wanted = deque(memory.wanted, maxlen=WANTED_MAX)
         self.endpoints = memory.endpoints
         self.homes = dict(memory.homes)
-        self.endpoints_unsure = True
+        self.endpoints_unsure = self.restored = True
 
-    def _turn(self, wished: str, now_ms: int) -> None:
-        """Another change came before the last one was done: from what ran before to what is wished now."""
-        assert self.rollout is not None  # noqa: S101 - the caller has one
-        running = self.rollout.previous
-        if self.rollout.state is RolloutState.ROLLED_BACK and running == wished:
-            self.revision, self.rollout = running, None
-            return
-        self.revision = running
-        self.rollout = Rollout(wished, running, RolloutState.ROLLING, now_ms)
+    def _turn(self, rollout: Rollout, wished: str, now_ms: int) -> None:
+        """Another change, perhaps before the last one was done: from what runs, or ran before, to what is wished."""
+        resting = rollout.state in {RolloutState.DONE, RolloutState.ROLLED_BACK}
+        self.revision = rollout.revision if rollout.state is RolloutState.DONE else rollout.previous
+        at_rest = resting and self.revision == wished
+        self.rollout = None if at_rest else Rollout(wished, self.revision, RolloutState.ROLLING, now_ms)
 
-    def _find_revision(self, wished: str, replicas: Sequence[Replica], now_ms: int) -> None:
+    def _find_revision(self, wished: str, replicas: Sequence[Replica]) -> None:
         """Nothing is remembered: what most of the ready replicas are is what runs."""
-        ready = Counter(one.revision for one in replicas if one.state is ReplicaState.READY)
+        ready = Counter(one.revision for one in replicas if one.state is ReplicaState.READY and one.revision)
         self.revision = max(sorted(ready), key=lambda name: ready[name]) if ready else wished
-        if self.revision != wished:
-            self.rollout = Rollout(wished, self.revision, RolloutState.ROLLING, now_ms)
 
     def _remember_wanted(self, now_ms: int, asked: int) -> None:
         """Keep what the demand alone asked for, as far as a later decision can need it.
@@ -194,14 +200,18 @@ def decode_memory(service: str, value: bytes) -> DeskMemory:
         ) from error
 
 
-def service_policy(base: FleetPolicy, wish: ServiceWish) -> FleetPolicy:
-    """The policy of one service. Its floor and ceiling are not here but in `service_scale`."""
+def service_policy(base: FleetPolicy, wish: ServiceWish, zones: Sequence[Zone]) -> FleetPolicy:
+    """The policy of one service. Its floor and ceiling are not here but in `service_scale`, which goes before them.
+
+    `base_replicas` says where the floor is placed: in the IDC, as evenly as it goes.
+    """
+    idc = sum(zone.kind is ZoneKind.IDC for zone in zones)
     return msgspec.structs.replace(
         base,
         replica_requests_per_s=wish.requests_per_s,
         replica_cores=wish.spec.cores,
         replica_memory_mb=wish.spec.memory_mb,
-        base_replicas=0,
+        base_replicas=-(-wish.replicas_min // idc) if idc else 0,
         replicas_max=None,
         drain_ms=wish.drain_ms,
         signals=wish.signals,
@@ -236,8 +246,3 @@ def cores_of(desk: Desk, revision: str) -> tuple[float, int]:
     if spec is None:
         return desk.policy.replica_cores, desk.policy.replica_memory_mb
     return spec.cores, spec.memory_mb
-
-
-def only_desk(run: str, policy: FleetPolicy) -> Mapping[str, Desk]:
-    """The desk of a loop without shared state: the counter, under the policy as it is."""
-    return {COUNTER: Desk(COUNTER, run, policy)}

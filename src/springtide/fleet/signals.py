@@ -1,6 +1,5 @@
 """CPU in use, by service, from what replicas have used since they were looked at before."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from springtide.model import Replica, ReplicaState, SignalSample
@@ -21,8 +20,7 @@ class CpuMeter:
 
         `replicas` are those that were heard now; the others are forgotten, so that a gap is not taken for rest.
         """
-        cores: Counter[str] = Counter()
-        measured: set[str] = set()
+        cores: dict[str, float] = {}
         kept: dict[str, tuple[int, float]] = {}
         for replica in replicas:
             if replica.state not in {ReplicaState.READY, ReplicaState.DRAINING}:
@@ -33,7 +31,7 @@ class CpuMeter:
                 continue
             kept[replica.replica_id] = now_ms, replica.cpu_s
             if before is not None and replica.cpu_s >= before[1]:
-                cores[replica.service] += (replica.cpu_s - before[1]) * 1000 / (now_ms - before[0])
-                measured.add(replica.service)
+                used = (replica.cpu_s - before[1]) * 1000 / (now_ms - before[0])
+                cores[replica.service] = cores.get(replica.service, 0.0) + used
         self._before = kept
-        return {service: SignalSample("", now_ms, float(cores[service])) for service in measured}
+        return {service: SignalSample("", now_ms, used) for service, used in cores.items()}

@@ -154,6 +154,7 @@ class Fleet:
             signals=() if desk.retiring else known.signals,
             scale=desk.scale,
             engines=known.engines,
+            scaled_in_ms=desk.scaled_in_ms,
         )
 
     def _unheard(self, desk: Desk) -> Iterable[Replica]:

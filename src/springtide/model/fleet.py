@@ -12,6 +12,7 @@ from springtide.model.service import (
     SeasonPoint,
     Signal,
     SignalSample,
+    UsualDemand,
     ZoneHealth,
     ZoneMode,
 )
@@ -164,6 +165,8 @@ class FleetPolicy(msgspec.Struct, frozen=True):
     come back. `rollout_surge` replicas of a new revision may be added at once, `rollout_failed_max` may fail before
     it is rolled back. `capacity_learnt` lets what replicas are seen to take replace `replica_requests_per_s` within
     its bounds.
+    `season_ms` is what demand repeats after (0: nothing is known to repeat). `event_doubt` is the share by which more
+    than announced may come: it is provided for until `event_doubt_ms` after an opening, when the size is seen.
     """
 
     replica_requests_per_s: float
@@ -189,6 +192,8 @@ class FleetPolicy(msgspec.Struct, frozen=True):
     capacity_learnt: bool = False
     season_ms: int = 0
     signals: tuple[Signal, ...] = ()
+    event_doubt: float = 0.0
+    event_doubt_ms: int = 120_000
 
 
 class DemandRange(msgspec.Struct, frozen=True):
@@ -264,6 +269,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     is what operators said of zones. `revision` is the one that new replicas get when there is no `rollout`.
     `zone_health`, `capacity`, `rollout` and `scaled_in_ms` are the plan's before this one. `seasons` is the demand of
     earlier seasons, oldest first. `engines` is how busy the engines behind the service are (0 to 1), by name.
+    `usual` is what demand of the last hours was like.
     """
 
     run: str
@@ -291,6 +297,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     scale: ScaleOverride | None = None
     seasons: tuple[SeasonPoint, ...] = ()
     engines: dict[str, float] = {}
+    usual: UsualDemand | None = None
     scaled_in_ms: int = 0
 
 

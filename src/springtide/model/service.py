@@ -170,11 +170,27 @@ class Rollout(msgspec.Struct, frozen=True):
 
 
 class SeasonPoint(msgspec.Struct, frozen=True):
-    """Demand of an earlier season: the mean and the highest requests/s of the bin that begins at `at_ms`."""
+    """Demand of an earlier season: the mean and the highest requests/s of the bin that begins at `at_ms`.
+
+    `rise_per_s` is the most by which demand rose in the bin within the time that new capacity takes.
+    """
 
     at_ms: int
     mean_per_s: float
     peak_per_s: float
+    rise_per_s: float = 0.0
+
+
+class UsualDemand(msgspec.Struct, frozen=True):
+    """What the last `bins` of demand were like.
+
+    All but a few rose by at most `rise_per_s` within the time that new capacity takes, and all but a few stayed at or
+    below `peak_per_s`.
+    """
+
+    rise_per_s: float
+    peak_per_s: float
+    bins: int
 
 
 class Leadership(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from collections import deque
 import msgspec
 
 from springtide.decide import autoscale
-from springtide.decide.forecast import history_ms
+from springtide.decide.forecast import history_ms, is_announced
 from springtide.decide.plan import plan as decide
 from springtide.decide.seasons import SeasonBook
 from springtide.model import FleetPolicy, Plan, ReplicaState, Snapshot, TrafficSample
@@ -61,8 +61,9 @@ class PlanLoop:
     """What `fleet.loop.ControlLoop` does at a tick, without waiting: observe the world, decide, act.
 
     The count of replicas is decided at every tick. The rest of the plan is left out where it cannot have an action: when
-    the plan before had none and since then neither the fleet nor the count has changed, nothing is starting, booting or
-    draining, and there are as many replicas as wanted. Every CHECK_EVERY ticks that is tried by deciding all of it.
+    the plan before had none, since then neither the fleet nor the count has changed, nothing drains, and there are not
+    more replicas than wanted, so that only an event of the world can bring something to do. Every CHECK_EVERY ticks
+    that is tried by deciding all of it.
     """
 
     def __init__(
@@ -77,10 +78,10 @@ class PlanLoop:
         self._tick = 0
         self._traffic: deque[TrafficSample] = deque()
         self._wanted: deque[tuple[int, int]] = deque()
-        self._book = SeasonBook()
         self._plan: Plan | None = None
         self._settled: tuple[int, int] | None = None
-        self._ahead_ms = autoscale.horizon_ms(world.settings.zones, policy, series.calendar)
+        self._counted = -1, 0
+        self._book = SeasonBook(autoscale.horizon_ms(world.settings.zones, policy, ()))
 
     def tick(self) -> None:
         """Observe, decide, act once."""
@@ -88,9 +89,12 @@ class PlanLoop:
         self._observe()
         snapshot = self._snapshot()
         demand = autoscale.demand_ahead(snapshot, self._policy)
-        present = sum(replica.state is not ReplicaState.DRAINING for replica in snapshot.replicas)
+        if self._counted[0] != self._world.version:
+            present = sum(replica.state is not ReplicaState.DRAINING for replica in snapshot.replicas)
+            self._counted = self._world.version, present
+        present = self._counted[1]
         wanted = autoscale.autoscale(demand, snapshot, self._policy, present)
-        self._remember(snapshot.now_ms, autoscale.replicas_needed(demand.high, self._policy, snapshot.zones))
+        self._remember(snapshot.now_ms, wanted.asked)
         settled = self._settled == (self._world.version, wanted.replicas) and not wanted.hold
         if settled and not self._every_tick and self._tick % CHECK_EVERY:
             return
@@ -106,10 +110,8 @@ class PlanLoop:
 
     def _rests(self, plan: Plan) -> tuple[int, int] | None:
         """What would have to change before the next plan can have an action; None when time alone will do."""
-        ready = all(replica.state is ReplicaState.READY for replica in self._world.replicas)
-        booted = all(node.state.value == "ready" for node in self._world.nodes)
-        as_wanted = len(self._world.replicas) == plan.replicas_wanted
-        rests = not plan.actions and ready and booted and as_wanted
+        drains = any(replica.state is ReplicaState.DRAINING for replica in self._world.replicas)
+        rests = not plan.actions and not drains and len(self._world.replicas) <= plan.replicas_wanted
         return (self._world.version, plan.replicas_wanted) if rests else None
 
     def _observe(self) -> None:
@@ -118,7 +120,7 @@ class PlanLoop:
         self._traffic.append(TrafficSample(now_ms, rate))
         while self._traffic[0].at_ms <= now_ms - history_ms(self._policy):
             self._traffic.popleft()
-        self._book.add(now_ms, rate)
+        self._book.add(now_ms, rate, announced=is_announced(self._series.calendar, now_ms))
 
     def _snapshot(self) -> Snapshot:
         world, before = self._world, self._plan
@@ -136,7 +138,9 @@ class PlanLoop:
             zone_health=before.zone_health if before else {},
             capacity=before.capacity if before else None,
             rollout=before.rollout if before else None,
-            seasons=self._book.near(world.kernel.now_ms, self._policy.season_ms, self._ahead_ms),
+            seasons=self._book.near(world.kernel.now_ms, self._policy.season_ms),
+            usual=self._book.usual,
+            scaled_in_ms=before.scaled_in_ms if before else 0,
         )
 
     def _remember(self, now_ms: int, asked: int) -> None:

@@ -74,6 +74,8 @@ class World:
         self._cloud_cores = 0
         self._serving = 0
         self.steps: list[Step] = []
+        self._listed_nodes: tuple[Node, ...] | None = None
+        self._listed_replicas: tuple[Replica, ...] | None = None
         self.on_node: Callable[[], None] = _nothing
         """Called after a node has become ready."""
         self.version = 0
@@ -87,12 +89,16 @@ class World:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes."""
-        return tuple(self._nodes.values())
+        if self._listed_nodes is None:
+            self._listed_nodes = tuple(self._nodes.values())
+        return self._listed_nodes
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """All replicas that were started and not stopped."""
-        return tuple(self._replicas.values())
+        if self._listed_replicas is None:
+            self._listed_replicas = tuple(self._replicas.values())
+        return self._listed_replicas
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -211,6 +217,7 @@ class World:
 
     def _changed(self) -> None:
         self.version += 1
+        self._listed_nodes = self._listed_replicas = None
         paid = self._idc_replicas + self._cloud_cores
         before = self.steps[-1] if self.steps else None
         if before is None or (before.serving, before.paid) != (self._serving, paid):

@@ -44,7 +44,6 @@ QUEUE_S_MAX = 10.0
 _PORT_FIRST = 1_024
 _PORTS = 64_000
 _MS_PER_H = 3_600_000
-_NAMELESS_COUNTER = (ServiceSpec(COUNTER, ""),)
 
 
 class MemoryRuntime:
@@ -53,11 +52,12 @@ class MemoryRuntime:
     Each uses `cpu_share` of a core from its start on. The counter without a revision needs no definition.
     """
 
-    def __init__(self, clock: Clock, start_s: float, cpu_share: float = 0.0) -> None:
-        """Hold no replica yet."""
+    def __init__(self, clock: Clock, start_s: float, cpu_share: float = 0.0, host: str = "127.0.0.1") -> None:
+        """Hold no replica yet. Two runtimes behind one balancer need different hosts: both give the same ports."""
         self._clock = clock
         self._start_ms = round(start_s * 1000)
         self._cpu_share = cpu_share
+        self._host = host
         self._replicas: dict[str, Replica] = {}
         self._begun_ms: dict[str, int] = {}
         self._ports_given = 0
@@ -91,7 +91,7 @@ class MemoryRuntime:
             zone=spec.zone,
             node_id=spec.node_id,
             state=ReplicaState.STARTING,
-            host="127.0.0.1",
+            host=self._host,
             port=0,
             since_ms=self._clock.now_ms(),
             service=spec.service,
@@ -111,15 +111,6 @@ class MemoryRuntime:
         self._replicas.pop(replica_id, None)
         self._begun_ms.pop(replica_id, None)
 
-    async def logs(self, replica_id: str, lines: int) -> Sequence[str]:
-        """What became of it, as if it had written that."""
-        self._answer()
-        replica = self._now(replica_id)
-        if replica is None:
-            return []
-        written = [f"{replica_id} of {replica.service} {replica.revision}".rstrip(), f"is {replica.state}"]
-        return written[-lines:] if lines > 0 else []
-
     def replicas(self) -> list[Replica]:
         """What `list` says when the runtime answers."""
         return [replica for name in tuple(self._replicas) if (replica := self._now(name))]
@@ -133,6 +124,7 @@ class MemoryRuntime:
     async def close(self) -> None:
         """End them all."""
         self._replicas.clear()
+        self._begun_ms.clear()
 
     def fail(self, replica_ids: Iterable[str], why: str = "it was made to fail") -> None:
         """Let these replicas die; unknown ids are ignored."""

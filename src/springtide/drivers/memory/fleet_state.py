@@ -124,6 +124,7 @@ def wishes_of(rows: Iterable[tuple[str, str, str]], version: int = 0) -> Wishes:
     services: dict[str, ServiceWish] = {}
     modes: dict[str, ZoneMode] = {}
     scales: dict[str, ScaleOverride] = {}
+    name = ""
     try:
         for kind, name, value in sorted(rows):
             match kind:
