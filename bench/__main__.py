@@ -5,7 +5,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cluster, counter, idle, inventory, open_loop, polls, recorder, sold_out
+from bench import (
+    cluster,
+    counter,
+    docker_start,
+    elasticity,
+    idle,
+    images,
+    inventory,
+    open_loop,
+    polls,
+    recorder,
+    sold_out,
+    tick,
+)
 from bench.rows import Row, Skipped, show, write
 
 BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {
@@ -17,6 +30,10 @@ BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {
     "recorder": recorder.measure,
     "inventory": inventory.measure,
     "cluster": cluster.measure,
+    "images": images.measure,
+    "docker_start": docker_start.measure,
+    "elasticity": elasticity.measure,
+    "tick": tick.measure,
 }
 
 

@@ -76,8 +76,9 @@ class _Fleet:
     async def start(self, name: str) -> None:
         announce = self.folder / name
         command = [sys.executable, str(ECHO), str(announce), "delay_s=0.002"]
-        self.running[name] = subprocess.Popen(command, env={**os.environ, "SPRINGTIDE_REPLICA_ID": name})
-        while not announce.exists():
+        environment = {**os.environ, "SPRINGTIDE_REPLICA_ID": name}
+        self.running[name] = subprocess.Popen(command, env=environment)  # noqa: ASYNC220 - a fork takes a millisecond
+        while not announce.exists():  # noqa: ASYNC110 - a process writes it, which sets no event of ours
             await asyncio.sleep(0.01)
         port = json.loads(announce.read_text())["port"]
         self.serving[name] = Endpoint(name, f"zone-{len(self.running) % 3}", "127.0.0.1", port, 10)

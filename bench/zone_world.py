@@ -55,6 +55,9 @@ PAUSE_S = 0.1
 PACE_S = 0.05
 ENDED_S = 30.0
 STARTED_S = 30.0
+NEVER_S = 1e9
+"""The primaries are to stay where `gather_primaries` has brought them."""
+
 _MASTER = b"m" * 32
 _SECRET = b"w" * 32
 
@@ -105,20 +108,22 @@ class Stream:
     payments: list[Done] = field(default_factory=list)
     refused: int = 0
     going: bool = True
-    _tasks: list["asyncio.Task[None]"] = field(default_factory=list)
-    _unpaid: "asyncio.Queue[tuple[str, str]]" = field(default_factory=lambda: asyncio.Queue(UNPAID_MAX))
+    _buyers: list["asyncio.Task[None]"] = field(default_factory=list)
+    _payers: list["asyncio.Task[None]"] = field(default_factory=list)
+    _unpaid: "asyncio.Queue[tuple[str, str] | None]" = field(default_factory=lambda: asyncio.Queue(UNPAID_MAX))
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._buy(number)) for number in range(BUYERS)]
-        self._tasks += [asyncio.create_task(self._pay()) for _ in range(PAYERS)]
+        self._buyers = [asyncio.create_task(self._buy(number)) for number in range(BUYERS)]
+        self._payers = [asyncio.create_task(self._pay()) for _ in range(PAYERS)]
 
     async def stop(self) -> None:
         """Let everyone end what he began."""
         self.going = False
-        _, late = await asyncio.wait(self._tasks, timeout=ENDED_S)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*self._tasks)
+        async with CLOCK.timeout(ENDED_S):
+            await asyncio.gather(*self._buyers)
+            for _ in self._payers:
+                await self._unpaid.put(None)
+            await asyncio.gather(*self._payers)
 
     async def _buy(self, number: int) -> None:
         keys = TokenKeys((key_of(_MASTER),))
@@ -142,8 +147,8 @@ class Stream:
 
     async def _pay(self) -> None:
         async with httpx.AsyncClient(timeout=ATTEMPT_S, trust_env=False) as client:
-            while self.going:
-                order_id, buyer = await self._unpaid.get()
+            while (order := await self._unpaid.get()) is not None:
+                order_id, buyer = order
                 body = msgspec.json.encode(Payment(f"p-{order_id}", order_id, SALE, buyer, PRICE_FEN))
                 began_s = CLOCK.monotonic_s()
                 headers = {SIGNATURE_HEADER: sign(_SECRET, body)}
@@ -212,6 +217,7 @@ class ZoneWorld:
                     report = await audit(self.inventory, self.ledger, SALE, CLOCK, STARTED_S)
                     orders = await self.ledger.orders(SALE)
                     break
+                await CLOCK.sleep(PAUSE_S)
         kept = compare_acknowledged(orders, [one.promise for one in stream.orders])
         paid = {order.reservation.order_id for order in orders if order.state is OrderState.PAID}
         unpaid = [one.order_id for one in stream.payments if one.order_id not in paid]
@@ -278,7 +284,7 @@ async def zone_world(*, cuttable: bool = False) -> AsyncIterator[ZoneWorld]:
         stack.push_async_callback(group.stop)
         cluster = await start_valkey_cluster(folder / "valkey", CLOCK, zones=nodes or None)
         stack.push_async_callback(cluster.stop)
-        keeper = ValkeyKeeper(cluster.zones, CLOCK, replicas=2, acked=1)
+        keeper = ValkeyKeeper(cluster.zones, CLOCK, replicas=2, acked=1, spread_after_s=NEVER_S)
         stack.push_async_callback(_ended, asyncio.create_task(keeper.run()))
         store = await ClusterStore.connect(cluster.addresses, CLOCK, prepare, replicas_acked=1, timeout_s=5.0)
         inventory = ValkeyInventory.on(store)

@@ -85,10 +85,27 @@ class OwnEngine(Engine):
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """End it as a crash would; its containers may run on."""
+        """End it and its containerd as a crash would; its containers may run on."""
         assert self._process
+        containerd = int((self.folder / "x/containerd/containerd.pid").read_text())
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+        # It follows its parent, but not at once, and a new engine would take it for a living one.
+        until = time.monotonic() + STOP_S
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < until:
+                os.kill(containerd, signal.SIGKILL)
+                time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It stands still inside the block."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Let it end."""
@@ -106,6 +123,9 @@ class OwnEngine(Engine):
                 self.docker("rm", "--force", *containers)
             self.stop()
         finally:
+            mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+            for mount in sorted((each for each in mounts if each.startswith(f"{self.folder}/")), reverse=True):
+                subprocess.run(["umount", "--lazy", mount], check=False)
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +59,7 @@ class Inside:
         self.breaks = False
         """It closes the connection when it has read a request."""
         self.served = 0
+        self.connections = 0
         self.server: asyncio.Server | None = None
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -80,6 +82,7 @@ class Inside:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self.connections += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 lines = head.decode().lower().split("\r\n")
@@ -104,6 +107,30 @@ class Inside:
         writer.write(f"HTTP/1.1 {status} x\r\nx-replica: {self.name}\r\ncontent-length: 2\r\n\r\nok".encode())
         await writer.drain()
         return True
+
+
+@contextmanager
+def constant() -> Iterator[int]:
+    """A port on all addresses of this machine that answers everything at once, as a thousand replicas would."""
+    with socket.create_server(("0.0.0.0", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="constant-") as folder:
+        settings = Path(folder) / "haproxy.cfg"
+        settings.write_text(
+            "global\n  maxconn 4000\n  nbthread 1\n"
+            "defaults\n  mode http\n  timeout client 30s\n  timeout connect 5s\n  timeout server 5s\n"
+            f"frontend constant\n  bind 0.0.0.0:{port}\n"
+            '  http-request return status 200 content-type text/plain string "ok" hdr x-replica constant\n'
+        )
+        process = subprocess.Popen([haproxy_binary(), "-q", "-db", "-f", str(settings)])
+        try:
+            while process.poll() is None:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+            yield port
+        finally:
+            process.kill()
+            process.wait()
 
 
 class Stage:

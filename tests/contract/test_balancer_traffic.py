@@ -8,7 +8,7 @@ import pytest
 
 from springtide.errors import BalancerError
 from springtide.model import Endpoint
-from tests.contract.balancing import KINDS, Kind, Stage, staged, until
+from tests.contract.balancing import KINDS, Kind, Stage, constant, staged, until, without_haproxy
 
 
 @pytest.fixture(params=KINDS)
@@ -147,6 +147,14 @@ async def test_a_drained_replica_and_a_removed_one_finish_what_they_have(stage: 
     assert {(each.status, each.headers["x-replica"]) for each in answers} == {(200, "a1"), (200, "a2")}
 
 
+async def test_connections_to_replicas_are_kept(stage: Stage) -> None:
+    (one,) = await stage.begin_inside("a1")
+    await stage.route(a1=10)
+    one.connections = 0
+    await stage.send(300, connections=4)
+    assert one.connections < 20
+
+
 async def test_a_request_is_repeated_only_where_it_may_be(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> None:
     for idempotent, statuses in ((True, {200}), (False, {200, 502, 503})):
         async with staged(kind, tmp_path_factory.mktemp("b"), idempotent=idempotent, eject_on_errors=False) as stage:
@@ -244,17 +252,18 @@ async def test_a_list_that_cannot_be_used_changes_nothing(
     await stage.route(a1=5)
 
 
+@pytest.mark.skipif(bool(without_haproxy()), reason=without_haproxy() or "is there")
 async def test_a_thousand_replicas_at_once(stage: Stage) -> None:
-    (one,) = await stage.begin_inside("a1")
-    await one.close()
-    await one.listen(host="0.0.0.0", port=one.port)
-    many = [Endpoint(f"r{n}", f"z{n % 4}", f"127.1.{n // 250}.{n % 250 + 1}", one.port, 100 + n) for n in range(1000)]
-    await stage.balancer.set_endpoints(many)
-    await until(lambda: _count(stage, 1000))
-    await stage.send(300)
-    assert one.served == 300
-    await stage.balancer.set_endpoints(many[:10])
-    await until(lambda: _count(stage, 10))
+    with constant() as port:
+        many = [Endpoint(f"r{n}", f"z{n % 4}", f"127.1.{n // 250}.{n % 250 + 1}", port, 100 + n) for n in range(1000)]
+        await stage.balancer.set_endpoints(many)
+        await until(lambda: _count(stage, 1000))
+        await stage.balancer.sample(0)
+        assert await stage.send(300) == {"constant": 300}
+        assert {zone.healthy for zone in (await stage.balancer.sample(1)).zones} == {250}
+        await stage.balancer.set_endpoints(many[:10])
+        await until(lambda: _count(stage, 10))
+        assert await stage.send(50) == {"constant": 50}
 
 
 async def _healthy(stage: Stage, names: str) -> bool:

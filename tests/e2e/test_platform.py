@@ -148,8 +148,7 @@ def wait_until(what: Any, seconds: float = 20.0) -> None:
 
 def test_a_service_is_up_in_both_zones_and_again_changes_nothing(platform: Platform) -> None:
     assert platform.get().startswith("first ")
-    seen: set[str] = set()
-    wait_until(lambda: seen.add(platform.get().split()[-1]) or seen == set(replicas(platform)))
+    wait_until(lambda: {platform.get().split()[-1] for _ in range(20)} == set(replicas(platform)))
     before = platform.pids()
     status, said = platform.up()
     assert status == 0
@@ -228,6 +227,10 @@ def test_a_broken_revision_is_rolled_back_and_said_to_be(platform: Platform) -> 
     assert not load.failures
     assert platform.get().startswith("first ")
     assert len(platform.pids() & before) >= 1
+    again = platform.call("up", str(platform.config), "--wait-s", "40", "--json")
+    assert again.returncode == 1, again.stdout
+    (web,) = json.loads(again.stdout)["services"]
+    assert (web["state"], "tried again" in web["change"]) == ("rolled back", True)
 
 
 def test_replicas_outlive_a_killed_platform_and_are_taken_over(platform: Platform) -> None:
@@ -242,6 +245,16 @@ def test_replicas_outlive_a_killed_platform_and_are_taken_over(platform: Platfor
     assert platform.get().startswith("first ")
 
 
+def test_a_zone_that_goes_from_the_file_is_emptied_first(platform: Platform) -> None:
+    platform.rewrite('"room-b"', '"room-c"')
+    with Load(platform) as load:
+        status, said = platform.up()
+    assert status == 0, (said, log(platform))
+    assert said["platform"] == "was started again with a new [zones]"
+    assert not load.failures
+    assert {path.parent.name for path in platform.data.glob("replicas/*/*.state")} == {"room-a", "room-c"}
+
+
 def test_logs_are_those_of_the_replicas(platform: Platform) -> None:
     done = platform.call("logs", "web", "--json")
     assert done.returncode == 0, done.stderr
@@ -249,23 +262,33 @@ def test_logs_are_those_of_the_replicas(platform: Platform) -> None:
     assert platform.call("logs", "--platform").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (("scale", "wep", "3"), "there is no service 'wep' here; there are: web"),
-        (("scale", "web"), "--auto"),
-        (("scale", "web", "3", "--for", "soon"), "30m"),
-        (("zone", "drain", "room-c"), "room-a, room-b"),
-        (("logs", "web", "--replica", "none"), "has no replica 'none'"),
-        (("logs",), "--platform"),
-    ],
-    ids=["service", "nothing", "duration", "zone", "replica", "logs"],
-)
-def test_a_mistake_is_said_with_its_remedy(platform: Platform, arguments: tuple[str, ...], named: str) -> None:
-    done = platform.call(*arguments)
-    assert done.returncode in {1, 2}
-    assert named in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_mistake_is_said_with_its_remedy(platform: Platform) -> None:
+    mistakes = {
+        ("scale", "wep", "3"): "there is no service 'wep' here; there are: web",
+        ("scale", "web"): "--auto",
+        ("scale", "web", "3", "--for", "soon"): "30m",
+        ("zone", "drain", "room-c"): "room-a, room-b",
+        ("logs", "web", "--replica", "none"): "has no replica 'none'",
+        ("logs",): "--platform",
+    }
+    for arguments, named in mistakes.items():
+        done = platform.call(*arguments)
+        assert done.returncode in {1, 2}
+        assert named in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_secret_is_in_the_replica_and_nowhere_else(platform: Platform) -> None:
+    secret = "hunter2-" + os.urandom(12).hex()
+    (platform.folder / "key.txt").write_text(f"{secret}\n")
+    platform.rewrite('GREETING = "first"', 'GREETING = "third"\n\n[services.secrets]\nAPI_KEY = "key.txt"')
+    status, said = platform.up()
+    assert status == 0, said
+    assert all(f"API_KEY={secret}".encode() in Path(f"/proc/{pid}/environ").read_bytes() for pid in platform.pids())
+    kept = [path for path in platform.data.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert not kept
+    shown = platform.call("status", "--json").stdout + platform.call("logs", "--platform").stdout
+    assert secret not in shown + json.dumps(said)
 
 
 def test_without_a_platform_every_command_says_how_to_start_one(short_dir: Path) -> None:

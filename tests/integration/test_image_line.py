@@ -122,6 +122,21 @@ def test_without_the_cache_an_engine_pulls_from_the_origin_only_where_that_is_al
     in_a_zone(tmp_path, body)
 
 
+def test_an_engine_pulls_while_the_cache_is_collected(tmp_path: Path) -> None:
+    async def body(zone: Zone) -> None:
+        images = zone.images()
+        for at in range(3):
+            await zone.push(f"app:{at}", 2_000_000, seed=at)
+            await zone.cache.warm(f"app:{at}")
+        for at in range(3):
+            keep = [f"app:{kept}" for kept in range(at, 3)]
+            await asyncio.gather(zone.cache.collect(keep), images.ensure(f"app:{at}"))
+            assert await lines.said(zone.docker, f"app:{at}") == SAYS
+        assert [image.reference for image in await zone.cache.images()] == ["app:2"]
+
+    in_a_zone(tmp_path, body)
+
+
 def test_an_engine_refuses_a_layer_that_is_damaged_in_the_cache(tmp_path: Path) -> None:
     async def body(zone: Zone) -> None:
         await zone.push("app:1")

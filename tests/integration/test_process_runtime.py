@@ -5,14 +5,18 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from springtide.drivers.cgroups import Mount
 from springtide.drivers.http_get import http_get
+from springtide.drivers.listening import free_port
 from springtide.drivers.pids import Process, find_by_environment
 from springtide.drivers.process import ProcessRuntime, ProcessSettings
 from springtide.drivers.system import SystemClock
@@ -329,3 +333,118 @@ def test_a_process_is_found_by_its_environment() -> None:
     finally:
         child.communicate()
     assert found.usage() is None
+
+
+def served_at(folder: Path, replica_id: str = "r1") -> int:
+    return int(json.loads((folder / "replicas" / f"{replica_id}.state").read_text())["given_port"])
+
+
+async def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = await make()
+    await runtime.define(echo("told", announce=False))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        ports = iter([taken, taken, free_port("127.0.0.1", frozenset({taken}))])
+        monkeypatch.setattr("springtide.drivers.process.free_port", lambda host, avoid: next(ports))
+        await runtime.start(ReplicaSpec("r1", "idc-a", "idc-a-1", "told"))
+        replica = await until(runtime, ReplicaState.READY)
+    assert replica.port != taken
+    assert replica.port == served_at(tmp_path)
+
+
+async def test_a_port_that_others_keep_taking_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = await make()
+    await runtime.define(echo("told", announce=False))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        monkeypatch.setattr("springtide.drivers.process.free_port", lambda host, avoid: taken)
+        await runtime.start(ReplicaSpec("r1", "idc-a", "idc-a-1", "told"))
+        await until(runtime, ReplicaState.FAILED)
+    assert f"port {taken}" in await failure(runtime)
+
+
+async def test_the_answers_of_another_program_are_not_taken_for_a_replicas(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that hangs before it listens, on a port where somebody else is ready."""
+    runtime = await make()
+    await runtime.start(spec("other"))
+    other = (await until(runtime, ReplicaState.READY, "other")).port
+    command = (sys.executable, "-c", "import time; time.sleep(60)")
+    await runtime.define(ServiceSpec("mute", "1", command=command, start_ms_max=3_000))
+    monkeypatch.setattr("springtide.drivers.process.free_port", lambda host, avoid: other)
+    await runtime.start(ReplicaSpec("r1", "idc-a", "idc-a-1", "mute", "1"))
+    replica = await until(runtime, ReplicaState.FAILED)
+    assert f"port {other}, where another program listens" in replica.failure
+
+
+def limited(runtime: ProcessRuntime) -> None:
+    if runtime._groups.missing:
+        pytest.skip(runtime._groups.missing)
+
+
+def group_files(runtime: ProcessRuntime, replica_id: str, controller: str) -> Path:
+    return runtime._groups._folders(replica_id)[controller]
+
+
+async def test_a_core_share_is_enforced_and_its_group_removed(make: Make) -> None:
+    """Two busy processes with a tenth of a core are held up by the kernel."""
+    runtime = await make()
+    limited(runtime)
+    await runtime.define(msgspec.structs.replace(echo("busy", "threads=2"), cores=0.1))
+    await runtime.start(ReplicaSpec("r1", "idc-a", "idc-a-1", "busy"))
+    await until(runtime, ReplicaState.READY)
+    folder = group_files(runtime, "r1", "cpu")
+    while int(dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())["nr_throttled"]) == 0:
+        await asyncio.sleep(0.05)
+    pids = (folder / "cgroup.procs").read_text().split()
+    assert len(pids) == 3
+    await runtime.stop("r1")
+    assert not folder.exists()
+    assert not any(runs(int(pid)) for pid in pids)
+
+
+async def test_a_replica_without_limits_has_no_group(make: Make) -> None:
+    runtime = await make()
+    limited(runtime)
+    await runtime.define(msgspec.structs.replace(echo("free"), cores=0))
+    await runtime.start(ReplicaSpec("r1", "idc-a", "idc-a-1", "free"))
+    await until(runtime, ReplicaState.READY)
+    assert not group_files(runtime, "r1", "cpu").exists()
+
+
+async def test_where_limits_cannot_be_enforced_replicas_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> dict[str, Mount]:
+        raise OSError("no controllers")
+
+    monkeypatch.setattr("springtide.drivers.cgroups.find_mounts", nowhere)
+    runtime = ProcessRuntime(tmp_path / "replicas", CLOCK)
+    await runtime.define(echo(COUNTER))
+    assert "no controllers" in runtime._groups.missing
+    await runtime.start(spec())
+    await until(runtime, ReplicaState.READY)
+    await runtime.close()
+
+
+async def test_no_secret_is_in_a_state_file(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    runtime = await make()
+    service = msgspec.structs.replace(
+        echo("echo", "says=hunter2", "mode=ends"), secrets={"PASSWORD": str(tmp_path / "secret")}
+    )
+    await runtime.define(service)
+    await runtime.start(ReplicaSpec("r1", "idc-a", "idc-a-1", "echo"))
+    await until(runtime, ReplicaState.FAILED)
+    state = (tmp_path / "replicas/r1.state").read_text()
+    assert "hunter2" not in state
+    assert "***" in state
+
+
+async def test_a_drain_signal_that_there_is_not_is_refused(make: Make) -> None:
+    runtime = await make()
+    with pytest.raises(ReplicaError, match="is no signal"):
+        await runtime.define(msgspec.structs.replace(echo("echo"), drain_signal="SIGNOT"))

@@ -16,6 +16,7 @@ from springtide.drivers.embedded_registry import EmbeddedRegistry, RegistrySetti
 from springtide.drivers.registry import RegistryImageCache
 from springtide.drivers.registry_client import RegistryClient
 from springtide.drivers.registry_copy import CopySettings
+from springtide.drivers.registry_keeper import RegistryKeeper
 from springtide.drivers.registry_manifest import INDEXES, Manifest, Platform, digest_of, this_machine
 from springtide.drivers.registry_push import push_archive
 from springtide.drivers.system import SystemClock
@@ -174,6 +175,71 @@ async def test_an_upload_by_somebody_else_survives_a_collection(pair: Pair) -> N
     assert not copy.done()
     assert (await copy).digest == digest == await pair.whole("app", "1")
     assert [image.reference for image in await collector.images()] == ["app:1"]
+
+
+async def test_a_collection_that_waits_for_a_copy_holds_up_no_other(pair: Pair) -> None:
+    await pair.push("app:1", LAYERS)
+    await pair.push("little:1", [noise(1000, 8)])
+    await pair.push("old:1", [noise(LAYER, 9)])
+    cache = pair.cache(msgspec.structs.replace(SLOW, layers_at_once=2))
+    await cache.warm("old:1")
+    copy = asyncio.create_task(cache.warm("app:1"))
+    await pair.until_the_zone_has(1)
+    collection = asyncio.create_task(cache.collect([]))
+    await cache.warm("little:1")
+    assert not copy.done()
+    assert not collection.done()
+    assert await collection >= LAYER
+    assert copy.done()
+    assert {image.reference for image in await cache.images()} == {"app:1", "little:1"}
+
+
+async def test_a_keeper_gives_the_room_back_when_somebody_else_deleted(pair: Pair) -> None:
+    keeper = RegistryKeeper(pair.zone, CLOCK)
+    await pair.push("app:1", LAYERS)
+    cache = RegistryImageCache(pair.origin.address, pair.zone.address, CLOCK)
+    try:
+        await cache.warm("app:1")
+        assert await keeper.collect_if_due() == 0
+        assert await cache.collect([]) == 0
+    finally:
+        await cache.close()
+    assert await keeper.collect_if_due() >= 4 * LAYER
+    assert await keeper.collect_if_due() == 0
+    assert keeper.collections == 1
+
+
+async def test_a_keeper_waits_for_an_upload_that_moves(pair: Pair) -> None:
+    keeper = RegistryKeeper(pair.zone, CLOCK)
+    await pair.push("app:1", LAYERS)
+    await pair.push("old:1", [noise(LAYER, 9)])
+    await pair.cache().warm("old:1")
+    await keeper.collect_if_due()
+    client = pair.client(pair.zone)
+    copy = asyncio.create_task(pair.cache(SLOW).warm("app:1"))
+    await pair.until_the_zone_has(1)
+    digest = await client.digest("old", "1")
+    assert digest is not None
+    await client.delete_manifest("old", digest)
+    assert await keeper.collect_if_due() == 0
+    # Nothing was cut off, and so nothing crossed twice.
+    assert (await copy).copied_bytes <= 4 * LAYER + LITTLE
+    assert await keeper.collect_if_due() >= LAYER
+    assert await pair.whole("app", "1")
+
+
+async def test_a_keeper_starts_a_registry_that_died(pair: Pair) -> None:
+    await pair.push("app:1", LAYERS[:1])
+    keeping = asyncio.create_task(RegistryKeeper(pair.origin, CLOCK).run())
+    pair.origin.child.signal(signal.SIGKILL)
+    while not pair.origin.child.returncode:
+        await asyncio.sleep(0.01)
+    try:
+        patient = CopySettings(tries=10, pause_s=0.05)
+        assert (await pair.cache(patient).warm("app:1")).copied_bytes >= LAYER
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_collected_garbage_is_what_the_disk_gets_back(pair: Pair) -> None:

@@ -6,27 +6,32 @@ are drawn by hypothesis.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from springtide.model import ReplicaState, RolloutState
-from tests.twin.platform import WRITES, Life, Platform, wish
+from springtide.model import ReplicaState, RolloutState, ScaleOverride
+from tests.twin.platform import POLICY, WRITES, Life, Platform, wish
 
-END_S = 62.0
+END_S = 38.0
+LAST_S = 15.0
+"""What the last loop has at least."""
+
+QUICK = msgspec.structs.replace(POLICY, rollout_surge=4)
 CLOUD_S = 3.0
-"""How long a purchase takes: longer than a lease, so that a second one would be made by a leader that knows no better."""
+"""How long a purchase takes: longer than a lease, so that a leader who knew no better would make another one."""
 
 
 class Story:
     """Services come, grow into the cloud, are released anew, shrink and go, whatever happens to their loop."""
 
     def __init__(self, folder: Path) -> None:
-        self.platform = Platform(folder, {"web": lambda _: 150.0, "api": lambda _: 50.0})
+        self.platform = Platform(folder, {"web": lambda _: 150.0, "api": lambda _: 50.0}, policy=QUICK)
         self.platform.cloud.latency_s = CLOUD_S
         self.least_serving = 99
 
@@ -37,18 +42,19 @@ class Story:
         await state.wish_service("api", wish("api"))
         rest = [*lives, Life()]
         platform.begin(rest.pop(0))
-        second = 0.0
-        while second < END_S:
+        second, until = 0.0, END_S
+        while second < until:
             second += 0.5
             await platform.until(second)
             if platform.loops[-1][1].over and rest:
                 platform.begin(rest.pop(0))
-            if second == 6:
-                await state.wish_service("web", wish("web", replicas_min=12))
-            if second == 18:
-                await state.wish_service("web", wish("web", "v2", replicas_min=12))
-            if second == 34:
+                until = max(END_S, second + LAST_S)
+            if second == 5:
+                await state.wish_scale("web", ScaleOverride(8, 100))
+            if second == 13:
                 await state.wish_service("web", wish("web", "v2"))
+            if second == 25:
+                await state.wish_scale("web", None)
                 await state.wish_service("api", None)
             if second >= 12:  # a loop that ended at its first steps has been followed by then
                 self.least_serving = min(self.least_serving, platform.serving("web"))
@@ -68,9 +74,6 @@ class Story:
         rollout = loop.decided["web"][1].rollout
         assert rollout is None or (rollout.state, rollout.revision) == (RolloutState.DONE, "v2")
         assert self.least_serving >= 2
-
-
-Tell = Callable[..., AsyncIterator[Story]]
 
 
 async def told(folder: Path, *lives: Life) -> Story:

@@ -1,15 +1,29 @@
 """Several services under one loop: wishes, releases, shared nodes, and one leader."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
+from springtide.drivers.memory.fleet import MemoryBalancer
+from springtide.errors import BalancerError
 from springtide.fleet.journal import Decision
 from springtide.fleet.replay import replay
 from springtide.fleet.status import read_status
-from springtide.model import ReplicaState, RolloutState, ScaleOverride, ZoneMode
+from springtide.model import (
+    FleetPolicy,
+    Plan,
+    ReplicaState,
+    RolloutState,
+    ScaleOverride,
+    ServiceWish,
+    Signal,
+    SignalKind,
+    Snapshot,
+    ZoneMode,
+)
 from tests.twin.platform import Platform, wish
 
 Build = Callable[..., Platform]
@@ -99,7 +113,7 @@ async def test_before_anything_was_wished_nothing_retires(build: Build) -> None:
     await platform.close()
     again = Platform(platform.folder / "again", {})
     again.clock, again.runtimes, again.cloud = platform.clock, platform.runtimes, platform.cloud
-    again.state._clock = platform.clock  # noqa: SLF001 - the same world with a state that was lost
+    again.state._clock = platform.clock
     again.begin()
     await again.until(30)
     assert {one.replica_id for one in platform.replicas()} == ids
@@ -208,8 +222,6 @@ async def test_who_resigns_is_followed_at_once(build: Build) -> None:
     first = platform.begin()
     await platform.until(5)
     second = platform.begin()
-    import asyncio  # noqa: PLC0415 - only here
-
     ending = asyncio.create_task(first.shutdown(1.0))
     await platform.until(6.6)
     assert ending.done()
@@ -273,8 +285,6 @@ async def test_a_fresh_loop_keeps_what_serves_where_a_runtime_is_silent(build: B
 
 
 async def test_signals_are_measured(build: Build) -> None:
-    from springtide.model import Signal, SignalKind  # noqa: PLC0415 - only here
-
     signals = tuple(
         Signal(kind.value, kind, 1000.0) for kind in (SignalKind.CPU, SignalKind.IN_FLIGHT, SignalKind.P99_MS)
     )
@@ -316,3 +326,151 @@ async def test_replay_of_several_services_differs_nowhere(build: Build) -> None:
     decisions = [entry for entry in platform.entries() if isinstance(entry, Decision)]
     assert {entry.snapshot.service for entry in decisions} == {"web", "api"}
     assert list(replay(platform.folder / "r0.jsonl")) == []
+
+
+async def test_an_intent_that_was_written_late_is_struck(build: Build) -> None:
+    platform = build(web=50.0)
+    await platform.state.wish_service("web", wish("web"))
+    begin = platform.state.begin
+    late: list[object] = []
+
+    async def slow(term: int, intents: object) -> None:
+        if not late:
+            late.append(intents)
+            await platform.clock.sleep(0.6)  # longer than a tick waits
+        await begin(term, intents)  # type: ignore[arg-type] # passed on
+
+    platform.state.begin = slow  # type: ignore[method-assign] # a fault in its place
+
+    async def lands_late() -> None:
+        await platform.clock.sleep(3.0)
+        await begin(1, late[0])  # type: ignore[arg-type] # passed on
+
+    platform.begin()
+    landing = asyncio.create_task(lands_late())
+    await platform.until(10)
+    assert landing.done()
+    assert platform.serving("web") == 2
+    assert await platform.state.open_intents()
+    await platform.until(40)
+    assert await platform.state.open_intents() == []
+    assert platform.serving("web") == 2
+
+
+async def test_who_cannot_take_over_leaves_the_lead_to_another(build: Build) -> None:
+    platform = build(web=50.0)
+    await platform.state.wish_service("web", wish("web"))
+    platform.state._memory["services"] = b'["web"]'
+    platform.state._memory["service/web"] = b'{"service": 7}'
+    first = platform.begin()
+    await platform.until(2)
+    assert not first.leads
+    leaders: set[str] = set()
+    for tenth in range(20, 120):
+        await platform.until(tenth / 10)
+        leaders.add((await platform.state.lead("nobody", 0)).holder)
+    assert "nobody" in leaders
+    assert platform.replicas() == []
+
+
+async def test_a_revision_that_a_runtime_refuses_is_started_elsewhere_and_later_there(build: Build) -> None:
+    platform = build(web=50.0)
+    await platform.state.wish_service("web", wish("web"))
+    runtime = platform.runtimes["idc-a"]
+    define = runtime.define
+
+    async def refuse(_: object) -> None:
+        raise OSError("no space left on device")
+
+    runtime.define = refuse  # type: ignore[method-assign] # a fault in its place
+    platform.begin()
+    await platform.until(10)
+    assert platform.replicas("web", "idc-a") == []
+    assert platform.replicas("web", "idc-b")
+    assert any("not known in idc-a yet" in getattr(entry, "error", "") for entry in platform.entries())
+    runtime.define = define  # type: ignore[method-assign] # the fault is over
+    await platform.until(20)
+    assert platform.replicas("web", "idc-a")
+
+
+async def test_what_breaks_one_decision_leaves_the_other_services(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from springtide.fleet import loop as module  # noqa: PLC0415 - to break it
+
+    platform = build(web=50.0, api=50.0)
+    await platform.state.wish_service("web", wish("web"))
+    await platform.state.wish_service("api", wish("api"))
+    decide = module.decide
+
+    def broken(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
+        if snapshot.service == "api":
+            raise ZeroDivisionError
+        return decide(snapshot, policy)
+
+    monkeypatch.setattr(module, "decide", broken)
+    platform.begin()
+    await platform.until(10)
+    assert (platform.serving("web"), platform.serving("api")) == (2, 0)
+
+
+class Made:
+    """`Balancers` that take a moment, and fail the first time."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.asked: list[tuple[str, int]] = []
+        self.dismissed: list[str] = []
+
+    async def of(self, service: str, wish: ServiceWish | None) -> MemoryBalancer | None:
+        self.asked.append((service, wish.port if wish else 0))
+        first = len(self.asked) == 1
+        await self.platform.clock.sleep(0.7)
+        if first:
+            raise BalancerError("the port is taken; give another")
+        return self.platform.balancers.get(service)
+
+    async def dismiss(self, service: str) -> None:
+        self.dismissed.append(service)
+
+
+async def test_balancers_come_and_go_with_their_services(build: Build) -> None:
+    platform = build(web=50.0)
+    made = Made(platform)
+    await platform.state.wish_service("web", wish("web", port=8080))
+    await platform.state.wish_service("job", wish("job"))
+    platform.begin(balancers=made)
+    await platform.until(10)
+    assert platform.serving("web") == 2
+    assert len(platform.replicas("job")) == 2
+    assert made.asked == [("job", 0), ("web", 8080), ("job", 0)]
+    await platform.state.wish_service("web", wish("web", port=8081))
+    await platform.until(12)
+    assert made.asked[3:] == [("web", 8081)]
+    assert len({one.replica_id for one in platform.replicas("web")}) == 2
+    await platform.state.wish_service("web", None)
+    await platform.state.wish_service("job", None)
+    await platform.until(30)
+    assert platform.replicas() == []
+    assert sorted(made.dismissed) == ["job", "web"]
+
+
+async def test_alerts_are_logged_when_they_appear_and_when_they_end(build: Build) -> None:
+    platform = build(web=50.0)
+    await platform.state.wish_service("web", wish("web", replicas_min=4))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    with structlog.testing.capture_logs() as logs:
+        platform.begin()
+        await platform.until(10)
+        platform.cut_off.update(one.replica_id for one in platform.replicas("web"))
+        await platform.until(20)
+        status = await read_status(platform.state)
+        assert status is not None
+        assert status.alerts
+        platform.cut_off.clear()
+        await platform.until(30)
+    alerts = [(entry["event"], entry["alert"]) for entry in logs if "alert" in entry]
+    assert len(alerts) == len(set(alerts))
+    began = {alert for event, alert in alerts if event == "alert"}
+    assert any("does not see more than half" in alert for alert in began)
+    assert began == {alert for event, alert in alerts if event == "alert is over"}

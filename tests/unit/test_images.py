@@ -15,7 +15,9 @@ from springtide.decide.images import (
 )
 from springtide.drivers.memory.clock import VirtualClock
 from springtide.drivers.memory.images import MemoryImage, MemoryImageCache, MemoryImageEngine, MemoryOrigin
+from springtide.drivers.registry_copy import Rate
 from springtide.errors import ImageError, ImageUnavailable
+from springtide.fleet.image_keeper import ImageKeeper
 from springtide.fleet.images import ACTIONS_MAX, ImageOutcome, Images, ImageZone
 from springtide.model import (
     CachedImage,
@@ -203,6 +205,9 @@ class World:
         zones = {"cloud": ImageZone(self.cache, self.engines, pulls_max)}
         self.images = Images(zones, self.clock, self.outcomes.append)
 
+    def busy(self) -> int:
+        return len(self.images.under_way)
+
     async def have(self) -> int:
         return sum([len(await engine.images()) for engine in self.engines.values()])
 
@@ -216,10 +221,10 @@ async def test_a_plan_is_carried_out_in_the_background_and_nothing_is_begun_twic
     world.images.begin([warm("a")])
     await world.clock.advance(1.0)
     world.images.begin([WarmImage("cloud", "a:1", 0, "needed more")])
-    assert len(world.images.under_way) == 1
+    assert world.busy() == 1
     await world.clock.advance(100.0)
     assert [(outcome.error, outcome.bytes) for outcome in world.outcomes] == [("", 100 * MB)]
-    assert not world.images.under_way
+    assert world.busy() == 0
     assert [image.reference for image in await world.images.list("cloud")] == ["a:1"]
 
 
@@ -257,7 +262,7 @@ async def test_what_fails_is_tried_again_and_then_said() -> None:
     world.images.begin([warm("b")])
     await world.clock.advance(60.0)
     assert "origin does not answer" in world.outcomes[-1].error
-    assert not world.images.under_way
+    assert world.busy() == 0
 
 
 async def test_what_nobody_has_fails_and_the_rest_goes_on() -> None:
@@ -282,10 +287,10 @@ async def test_collecting_and_pruning_go_the_same_way() -> None:
 async def test_there_is_a_limit_of_what_is_under_way() -> None:
     world = World()
     world.images.begin([WarmImage("cloud", f"x{at}:1", 0, "") for at in range(ACTIONS_MAX + 1)])
-    assert len(world.images.under_way) == ACTIONS_MAX
+    assert world.busy() == ACTIONS_MAX
     assert [outcome.error for outcome in world.outcomes] == [f"not begun: {ACTIONS_MAX} image actions are under way"]
     await world.images.close()
-    assert not world.images.under_way
+    assert world.busy() == 0
 
 
 async def test_unknown_zones_and_engines_are_named() -> None:
@@ -303,3 +308,98 @@ async def test_engines_that_have_the_image_start_while_everything_is_down() -> N
     assert await world.engines["e0"].ensure("a:1") == "a:1"
     with pytest.raises(ImageUnavailable):
         await world.engines["e1"].ensure("a:1")
+
+
+def keeper(world: World, policy: ImagePolicy) -> ImageKeeper:
+    """The zone's line takes 100 s for an image; nobody has to wait for anything else."""
+    origin = MemoryImageCache(world.origin, world.clock)
+    line = ImageLine("cloud", line_bytes_per_s=1 * MB, cache_bytes_per_s=1000 * MB, unpack_bytes_per_s=10 * MB)
+    return ImageKeeper(world.images, origin, [line], policy, world.clock)
+
+
+async def prepared(world: World, policy: ImagePolicy) -> ImageKeeper:
+    """A keeper whose origin lists what was pushed."""
+    made = keeper(world, policy)
+    for name in ("a", "b"):
+        await made._origin.warm(f"{name}:1")
+    return made
+
+
+async def test_before_an_event_the_cache_is_warm_and_then_the_engines_have_it() -> None:
+    world = World(engines=2)
+    kept = await prepared(world, ImagePolicy(safety=1.0, slack_ms=0, warm_early=False))
+    # 100 s over the line, and 10 s to unpack on both engines at once: x is 110 s.
+    opens_ms = world.clock.now_ms() + 300_000
+    events = {"counter": [CalendarEvent("sale", opens_ms, MINUTE, 1000.0, ready_ms=0)]}
+    seen: dict[int, list[str]] = {}
+    for _ in range(30):
+        actions = await kept.tick([wish("counter", "a:1")], events, {"cloud": 2})
+        left_s = (opens_ms - world.clock.now_ms()) // 1000
+        seen.setdefault(left_s, []).extend(type(action).__name__ for action in actions)
+        await world.clock.advance(10.0)
+    begun = {left_s: names for left_s, names in seen.items() if names}
+    assert max(begun) == 110
+    assert begun[110] == ["WarmImage"]
+    assert begun[10] == ["PrefetchImage", "PrefetchImage"]
+    assert await world.have() == 2
+    assert world.cache.copied_bytes == 100 * MB
+
+
+async def test_a_zone_that_does_not_answer_is_left_alone() -> None:
+    world = World(engines=1)
+    kept = await prepared(world, ImagePolicy())
+    world.cache.up = False
+    assert await kept.tick([wish("counter", "a:1")], {}, {}) == []
+    world.cache.up = True
+    assert references(await kept.tick([wish("counter", "a:1")], {}, {})) == ["a:1"]
+    await world.images.close()
+
+
+async def test_without_the_origin_engines_still_get_what_the_cache_has() -> None:
+    world = World(engines=1)
+    kept = await prepared(world, ImagePolicy())
+    await asyncio.gather(world.images.warm("cloud", "a:1"), world.clock.advance(101.0))
+    assert isinstance(kept._origin, MemoryImageCache)
+    kept._origin.up = world.origin.up = False
+    events = {"counter": [CalendarEvent("sale", world.clock.now_ms() + 1000, MINUTE, 1000.0, ready_ms=0)]}
+    assert references(await kept.tick([wish("counter", "a:1")], events, {})) == ["a:1"]
+    await world.clock.advance(11.0)
+    assert await world.have() == 1
+
+
+async def test_old_images_go_from_engines_and_from_a_full_cache() -> None:
+    world = World(engines=1)
+    policy = ImagePolicy(revisions=1, cache_bytes_max=100 * MB)
+    world.origin.push("a:2", MemoryImage("sha256:" + "1" * 64, {"layer-a2": 50 * MB}))
+    kept = await prepared(world, policy)
+    await kept._origin.warm("a:2")
+    for reference in ("a:1", "a:2"):
+        await asyncio.gather(world.images.prefetch("cloud", "e0", reference), world.clock.advance(200.0))
+    actions = await kept.tick([wish("counter", "a:2")], {}, {})
+    assert [type(action).__name__ for action in actions] == ["CollectImages", "PruneImages"]
+    await world.clock.advance(1.0)
+    assert [image.reference for image in await world.images.list("cloud")] == ["a:2"]
+    assert [image.reference for image in await world.engines["e0"].images()] == ["a:2"]
+
+
+async def test_what_passes_a_rate_takes_its_time_whoever_sends_it() -> None:
+    clock = VirtualClock()
+    rate, passed = Rate(clock, 1 * MB), list[float]()
+
+    async def send() -> None:
+        await rate.pass_by(2 * MB)
+        passed.append(clock.monotonic_s())
+
+    both = asyncio.gather(send(), send())
+    await clock.advance(3.9)
+    assert passed == [2.0]
+    await clock.advance(0.1)
+    await both
+    assert passed == [2.0, 4.0]
+    # What was not used is not saved up.
+    await clock.advance(100.0)
+    later = asyncio.create_task(send())
+    await clock.advance(1.9)
+    assert not later.done()
+    await clock.advance(0.1)
+    await later

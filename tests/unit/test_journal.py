@@ -110,3 +110,78 @@ def test_replay_shows_what_would_be_decided_otherwise(tmp_path: Path) -> None:
     assert difference.tick == 3
     assert {"demand", "replicas_wanted", "placement", "actions"} <= set(difference.fields)
     assert difference.decided == plan(seen, POLICY)
+
+
+def several(count: int = 6) -> list[Entry]:
+    """Decisions on two services, of which little changes from one to the next."""
+    found: list[Entry] = []
+    for tick in range(count):
+        for service in ("web", "api"):
+            seen = snapshot(tick=tick, service=service, rate=50.0 + tick // 3, healthy=frozenset({"a1", "b1"}))
+            found.append(Decision(POLICY, seen, plan(seen, POLICY)))
+        found.append(fault(tick))
+    return found
+
+
+def test_what_stays_is_written_once_and_read_every_time(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.jsonl"
+    entries = several()
+    write(path, *entries)
+    assert list(read_journal(path)) == entries
+    assert list(replay(path)) == []
+    lines = [line for line in path.read_bytes().splitlines() if b'"replicas":' in line]
+    assert len(lines) == 2
+
+
+def test_each_file_is_read_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.jsonl"
+    entries = several(40)
+    write(path, *entries, bytes_max=20_000)
+    kept = list(read_journal(path))
+    assert kept == entries[-len(kept) :]
+    assert len(kept) > 20
+    (tmp_path / "fleet.jsonl.3").unlink()
+    fewer = list(read_journal(path))
+    assert fewer == entries[-len(fewer) :]
+
+
+@pytest.mark.parametrize("torn", [1, 40, 400])
+def test_a_crash_within_a_line_leaves_the_others_whole(tmp_path: Path, torn: int) -> None:
+    path = tmp_path / "fleet.jsonl"
+    entries = several()
+    write(path, *entries[:7])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-torn])
+    before = list(read_journal(path))
+    write(path, *entries[7:])
+    assert list(read_journal(path)) == [*before, *entries[7:]]
+
+
+def test_a_line_that_could_not_be_written_has_no_part_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fleet.jsonl"
+    entries = several()
+    with Journal(path) as journal:
+        journal.write(entries[0])
+
+        def half(line: memoryview) -> None:
+            journal._file.write(line[: len(line) // 2])
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as full:
+            full.setattr(journal, "_write_all", half)
+            with pytest.raises(OSError, match="No space"):
+                journal.write(entries[3])
+        for entry in entries[4:]:
+            journal.write(entry)
+    assert list(read_journal(path)) == [entries[0], *entries[4:]]
+
+
+def test_a_line_that_rests_on_one_that_is_gone_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.jsonl"
+    write(path, *several())
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[1:]))
+    with pytest.raises(UserError, match=r"line 3: rests on a line before it"):
+        list(read_journal(path))

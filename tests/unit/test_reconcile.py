@@ -3,7 +3,6 @@
 from typing import Any
 
 import msgspec
-
 import pytest
 
 from springtide.decide.names import LETTERS_MAX, client_token, replica_id
@@ -232,15 +231,15 @@ def test_what_other_services_hold_of_a_node_is_left_to_them() -> None:
     assert [start.spec.node_id for start in starts] == ["idc-a-1"]
 
 
-def test_services_have_ids_and_tokens_of_their_own() -> None:
-    names: set[str] = set()
-    tokens: set[str] = set()
-    for service, zone in (("counter", "web-a"), ("web", "a"), ("web-a", "a"), ("web", "a-a"), ("w" * 64, "z" * 64)):
-        seen = snapshot(service=service)
-        names.add(replica_id(seen, zone, 0))
-        tokens.add(client_token(seen, zone))
-    tokens.add(client_token(snapshot(service="w" * 64), "z" * 63))
-    assert (len(names), len(tokens)) == (5, 6)
+def test_ids_and_tokens_are_short_enough_and_no_two_alike() -> None:
+    names: list[str] = []
+    tokens: list[str] = []
+    for run in ("r1", "r1-web", "r1-" + "w" * 16):
+        for number, zone in enumerate(("a", "web-a", "z" * 63, "z" * 64)):
+            seen = snapshot(service="web", run=run)
+            names.append(replica_id(seen, zone, number))
+            tokens.append(client_token(seen, zone))
+    assert len(set(names)) == len(set(tokens)) == 12
     for name in names:
         require_identifier("replica", name)
     assert max(map(len, tokens)) <= LETTERS_MAX

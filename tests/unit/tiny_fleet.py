@@ -16,6 +16,7 @@ from springtide.model import (
     ReleaseNode,
     RentNodes,
     Replica,
+    ReplicaSpec,
     ReplicaState,
     SetEndpoints,
     Snapshot,
@@ -28,13 +29,15 @@ from springtide.model import (
 )
 
 TICK_MS = 500
+CRASH_MS = 2_500
 
 
 class TinyFleet:
     """Zones, their nodes and replicas.
 
     `broken`, `sick` and `refused` name revisions whose replicas fail, are never healthy, or never come to be; `flawed`
-    names replicas that are not healthy.
+    names replicas that are not healthy. `fates` gives each replica of a revision what becomes of it, in turn: "well",
+    "fails", "sick", "refused", or "crashes" (some ticks after it became ready).
     """
 
     def __init__(self, zones: tuple[Zone, ...], policy: FleetPolicy, rate: float) -> None:
@@ -55,6 +58,9 @@ class TinyFleet:
         self.sick: set[str] = set()
         self.refused: set[str] = set()
         self.flawed: set[str] = set()
+        self.fates: dict[str, list[str]] = {}
+        self.started: Counter[str] = Counter()
+        self.doomed: dict[str, str] = {}
         self.more: dict[str, Any] = {}
         self.plan: Plan | None = None
         self.plans: list[Plan] = []
@@ -92,7 +98,11 @@ class TinyFleet:
         before = self.plan
         carried: dict[str, Any] = {}
         if before is not None:
-            carried = {"zone_health": before.zone_health, "rollout": before.rollout, "scaled_in_ms": before.scaled_in_ms}
+            carried = {
+                "zone_health": before.zone_health,
+                "rollout": before.rollout,
+                "scaled_in_ms": before.scaled_in_ms,
+            }
         return Snapshot(
             run="r1",
             tick=self.tick_no,
@@ -133,8 +143,11 @@ class TinyFleet:
         for replica in list(self.replicas.values()):
             late = self.now_ms - replica.since_ms >= self.policy.start_ms
             if replica.state is ReplicaState.STARTING and late and replica.zone not in self.silent:
-                broken = replica.revision in self.broken
+                broken = replica.revision in self.broken or self.doomed.get(replica.replica_id) == "fails"
                 self._become(replica, ReplicaState.FAILED if broken else ReplicaState.READY)
+            settled = replica.state is ReplicaState.READY and self.now_ms - replica.since_ms >= CRASH_MS
+            if settled and self.doomed.get(replica.replica_id) == "crashes":
+                self._become(replica, ReplicaState.FAILED)
         for node in list(self.nodes.values()):
             lead = next(zone.lead_ms for zone in self.zones if zone.name == node.zone)
             if node.state is NodeState.BOOTING and self.now_ms - node.since_ms >= lead:
@@ -148,13 +161,22 @@ class TinyFleet:
         changed = msgspec.structs.replace(replica, state=state, since_ms=self.now_ms, port=port)
         self.replicas[replica.replica_id] = changed
 
+    def _fate(self, spec: ReplicaSpec) -> str:
+        fates = self.fates.get(spec.revision, ["well"])
+        fate = fates[self.started[spec.revision] % len(fates)]
+        self.started[spec.revision] += 1
+        self.doomed[spec.replica_id] = fate
+        if fate == "sick":
+            self.flawed.add(spec.replica_id)
+        return fate
+
     def _do(self, action: Any) -> None:
         match action:
             case SetEndpoints(endpoints=endpoints):
                 self.endpoints = endpoints
             case StartReplica(spec=spec):
                 assert spec.zone not in self.silent, "a start in a zone whose runtime is silent"
-                if spec.revision in self.refused:
+                if spec.revision in self.refused or self._fate(spec) == "refused":
                     return
                 self.replicas[spec.replica_id] = Replica(
                     replica_id=spec.replica_id,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from springtide.cli.platform_folder import PlatformFolder
-from springtide.cli.platform_runtimes import by_engine, docker_settings
+from springtide.cli.platform_images import by_engine
+from springtide.cli.platform_runtimes import docker_settings
 from springtide.config import ZoneSettings
 from springtide.drivers.docker import DockerRuntime
 from springtide.ports import Clock

@@ -74,3 +74,17 @@ def gc(*, zone: Zones = (), here: Here = HERE) -> int:
     from springtide.cli.fleet_image_run import run_gc  # noqa: PLC0415 - each command loads only what it needs
 
     return run_command(run_gc(here, zone))
+
+
+@image.command
+def serve(
+    *,
+    folder: Annotated[Path, Parameter(help="Where the images are kept.")],
+    host: Annotated[str, Parameter(help="The address to listen on; engines have to reach it.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="The port to listen on.")] = 5000,
+    upstream: Annotated[str, Parameter(help="HOST:PORT of a registry to pass pulls through to; else none.")] = "",
+) -> int:
+    """Run a registry here until Ctrl-C: the cache of a zone, or an origin."""
+    from springtide.cli.fleet_image_run import run_serve  # noqa: PLC0415 - each command loads only what it needs
+
+    return run_command(run_serve(folder, host, port, upstream))

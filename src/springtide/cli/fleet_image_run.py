@@ -1,5 +1,6 @@
 """The work of `springtide image …`, on the engines and registries that the platform of a folder names."""
 
+import os
 import shlex
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -9,14 +10,16 @@ from pathlib import Path
 import aiodocker
 
 from springtide.cli.platform_folder import PlatformFolder, PlatformSettings
+from springtide.cli.platform_images import copy_settings, images_of
 from springtide.cli.platform_link import linked
 from springtide.cli.platform_options import Here
-from springtide.cli.platform_runtimes import copy_settings
 from springtide.cli.sale_show import moment, say, say_json, table
-from springtide.config import ImagesSettings, ZoneSettings
+from springtide.config import ZoneSettings
+from springtide.drivers.embedded_registry import RegistrySettings, start_registry
 from springtide.drivers.image_build import Recipe
 from springtide.drivers.image_build import build as build_image
 from springtide.drivers.registry import RegistryImageCache
+from springtide.drivers.registry_keeper import RegistryKeeper
 from springtide.drivers.registry_push import push_image
 from springtide.drivers.system import SystemClock
 from springtide.errors import Refused, UserError
@@ -44,7 +47,7 @@ async def run_build(here: Here, options: BuildOptions) -> int:
     if options.folder is not None and not options.folder.is_dir():
         raise UserError(f"--folder {options.folder}: there is no such folder")
     recipe = Recipe(reference, options.folder, tuple(shlex.split(options.command)), options.python, options.dockerfile)
-    built = await build_image(options.engine, recipe, SystemClock())
+    built = await build_image(options.engine, recipe, SystemClock(), _layers())
     if here.json:
         layers = [{"name": one.name, "digest": one.digest, "size_bytes": one.size_bytes} for one in built.layers]
         said = {"reference": built.reference, "image_id": built.image_id, "size_bytes": built.size_bytes}
@@ -56,6 +59,12 @@ async def run_build(here: Here, options: BuildOptions) -> int:
             ("layer", "MB", "digest"), [(one.name, f"{one.size_bytes / _MB:,.1f}", one.digest) for one in built.layers]
         )
     return 0
+
+
+def _layers() -> Path:
+    """Where layers are kept from one build to the next, as the XDG base directory specification says."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "springtide" / "layers"
 
 
 async def run_push(here: Here, reference: str, engine: str, origin: str) -> int:
@@ -110,11 +119,23 @@ async def run_list(here: Here, zones: Sequence[str]) -> int:
     return 0
 
 
+async def run_serve(folder: Path, host: str, port: int, upstream: str) -> int:
+    """Run a registry until SIGTERM or Ctrl-C, started again when it dies. Raises EngineError."""
+    clock = SystemClock()
+    registry = await start_registry(folder, clock, RegistrySettings(host, port, upstream))
+    try:
+        say(f"images are at {registry.address}, kept in {registry.folder}; Ctrl-C ends it, the images stay")
+        await RegistryKeeper(registry, clock).run()
+    finally:
+        await registry.stop()
+    return 0
+
+
 async def run_gc(here: Here, zones: Sequence[str]) -> int:
     """Collect. The wishes of the running platform say what is needed. Raises Refused without one, ImageError."""
     async with linked(here.data, SystemClock()) as link:
         services = (await link.state.wishes()).services.values()
-        keep = {*_images_of(link.settings).keep}
+        keep = {*images_of(link.settings.config).keep}
         for wish in services:
             keep |= {spec.image for spec in (wish.spec, wish.previous) if spec is not None and spec.image}
     freed = {}
@@ -150,16 +171,12 @@ async def _images(here: Here, zones: Sequence[str], origin: str) -> AsyncIterato
 
 
 def _cache(zone: ZoneSettings, settings: PlatformSettings, origin: str, clock: SystemClock) -> RegistryImageCache:
-    rate = copy_settings(_images_of(settings))
+    rate = copy_settings(images_of(settings.config))
     return RegistryImageCache(origin or _origin(settings), zone.cache, clock, settings=rate)
 
 
 def _origin(settings: PlatformSettings) -> str:
-    return _images_of(settings).address
-
-
-def _images_of(settings: PlatformSettings) -> ImagesSettings:
-    return settings.config.images or ImagesSettings()
+    return images_of(settings.config).address
 
 
 def _known(here: Here) -> PlatformSettings:

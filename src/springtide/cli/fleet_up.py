@@ -12,11 +12,11 @@ import msgspec
 from rich.table import Table
 
 from springtide.cli.fleet_show import counts, show
+from springtide.cli.platform_change import apply_settings
 from springtide.cli.platform_folder import PlatformFolder, PlatformSettings
 from springtide.cli.platform_link import Link, linked
 from springtide.cli.platform_options import Here
 from springtide.cli.platform_order import counter_wish
-from springtide.cli.platform_process import start_platform, stop_platform
 from springtide.cli.sale_show import say, say_json
 from springtide.config import Config, load
 from springtide.drivers.system import SystemClock
@@ -64,13 +64,13 @@ async def run_up(here: Here, options: UpOptions, environ: Mapping[str, str]) -> 
     clock = SystemClock()
     folder = PlatformFolder(here.data)
     wanted = config.wishes(options.config.absolute().parent)
-    platform = await _platform(folder, _settings(config, options), clock)
+    platform = await apply_settings(folder, _settings(config, options), clock, options.wait_s)
     if not here.json and platform != "unchanged":
         say(f"the platform {platform}; its log is {folder.log}")
     async with linked(here.data, clock) as link:
         if config.sales:
             wanted[COUNTER] = counter_wish(folder, config, options.port)
-        changes = await _wish(link, wanted)
+        changes = await _wish(link, wanted, options.wait_s)
         if not here.json:
             for name, change in sorted(changes.items()):
                 say(f"{name}: {change}")
@@ -95,38 +95,14 @@ def _settings(config: Config, options: UpOptions) -> PlatformSettings:
     )
 
 
-async def _platform(folder: PlatformFolder, settings: PlatformSettings, clock: SystemClock) -> str:
-    """Start the platform where it does not run, or runs with other settings; what was done."""
-    running, before = folder.running(), folder.settings()
-    if running is None:
-        await start_platform(folder, settings, clock)
-        return "was started" if before is None else "was started again"
-    if before == settings:
-        return "unchanged"
-    await stop_platform(folder, running, clock)
-    await start_platform(folder, settings, clock)
-    return f"was started again with a new {', '.join(_differences(before, settings))}"
-
-
-def _differences(before: PlatformSettings | None, after: PlatformSettings) -> list[str]:
-    """The names of what is not the same."""
-    if before is None:
-        return ["configuration"]
-    tables = [name for name in Config.__struct_fields__ if getattr(before.config, name) != getattr(after.config, name)]
-    options = [
-        name
-        for name in PlatformSettings.__struct_fields__
-        if name != "config" and getattr(before, name) != getattr(after, name)
-    ]
-    return [f"[{name}]" for name in tables] + [f"--{name.replace('_', '-')}" for name in options]
-
-
-async def _wish(link: Link, wanted: Mapping[str, ServiceWish]) -> dict[str, str]:
+async def _wish(link: Link, wanted: Mapping[str, ServiceWish], wait_s: float) -> dict[str, str]:
     """Write down what differs from what is wished; by service, what changed."""
     wished = (await link.state.wishes()).services
     changes: dict[str, str] = {}
     for name, wish in wanted.items():
         change = difference(wished.get(name), wish)
+        if not change and await _returned(link, wished[name], wait_s):
+            change = f"revision {wish.spec.revision} was rolled back and is tried again"
         if change:
             await link.state.wish_service(name, wish)
             changes[name] = change
@@ -134,6 +110,23 @@ async def _wish(link: Link, wanted: Mapping[str, ServiceWish]) -> dict[str, str]
         await link.state.wish_service(name, None)
         changes[name] = "removed"
     return changes
+
+
+async def _returned(link: Link, wish: ServiceWish, wait_s: float) -> bool:
+    """Wish the revision before again where this one was rolled back, so that it can be wished anew; whether it was."""
+    name, previous = wish.spec.name, wish.previous
+    status = await link.status()
+    one = status.services.get(name) if status else None
+    if previous is None or one is None or state_of(wish, one)[0] != "rolled back":
+        return False
+    await link.state.wish_service(name, msgspec.structs.replace(wish, spec=previous, previous=None))
+    version = (await link.state.wishes()).version
+
+    def reached(status: FleetStatus) -> bool:
+        one = status.services.get(name)
+        return status.wishes >= version and one is not None and one.rollout is None
+
+    return await link.wait(wait_s, reached)
 
 
 def difference(before: ServiceWish | None, after: ServiceWish) -> str:

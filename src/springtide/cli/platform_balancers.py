@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import msgspec
 import structlog
 
 from springtide.drivers.balanced_service import ORDER_PATH, BalancedService
-from springtide.drivers.balancers import BalancerEngine
+from springtide.drivers.balancers import BalancerEngine, BalancerKind, choose, start_balancer
 from springtide.errors import EngineError
 from springtide.model import COUNTER, ServiceWish
 from springtide.ports import Balancer, Clock
@@ -24,6 +25,17 @@ def balanced(wish: ServiceWish) -> BalancedService:
     if wish.spec.name == COUNTER:
         return msgspec.structs.replace(ORDER_PATH, port=wish.port, health=wish.spec.health)
     return BalancedService(wish.spec.name, port=wish.port, health=wish.spec.health, idempotent=wish.idempotent)
+
+
+async def start_engine(kind: BalancerKind, folder: Path, clock: Clock) -> BalancerEngine:
+    """Take over the engine that runs in `folder`, or start one; one of the other kind is ended. Raises EngineError."""
+    other: BalancerKind = "envoy" if choose(kind) == "haproxy" else "haproxy"
+    kept = folder / other / "kept.json"
+    if kept.exists():
+        # It holds the ports. To be found and ended it has to be taken over first.
+        await (await start_balancer(other, folder, clock, survive=True)).stop()
+        kept.unlink(missing_ok=True)
+    return await start_balancer(kind, folder, clock, survive=True)
 
 
 class ServiceBalancers:

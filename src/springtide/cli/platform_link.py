@@ -10,7 +10,7 @@ from springtide.drivers.postgres_fleet import PostgresFleetState
 from springtide.drivers.system import SystemClock
 from springtide.errors import Refused, SpringtideError
 from springtide.fleet.status import FleetStatus, read_status
-from springtide.model import ServiceWish, Wishes
+from springtide.model import ServiceWish
 
 POLL_S = 0.2
 
@@ -38,11 +38,14 @@ class Link:
         return services[service]
 
     async def wait(self, seconds: float, reached: Callable[[FleetStatus], bool]) -> bool:
-        """Look at the status until it is as wanted; False when time is up. Raises Refused when the platform ends."""
-        until = self.clock.monotonic_s() + seconds
+        """Look at the status until it is as wanted; False when time is up. Raises Refused when the platform ends.
+
+        What was said before the call does not count: a loop that has died since would go on being believed.
+        """
+        asked_ms, until = self.clock.now_ms(), self.clock.monotonic_s() + seconds
         while True:
             status = await self._status_if_answered()
-            if status is not None and reached(status):
+            if status is not None and status.at_ms >= asked_ms and reached(status):
                 return True
             if not self.running.alive:
                 raise Refused(f"the platform has ended meanwhile; see {self.folder.log} and run `springtide up` again")
@@ -74,8 +77,3 @@ async def linked(data: Path, clock: SystemClock) -> AsyncIterator[Link]:
         yield Link(folder, settings, running, state, clock)
     finally:
         await state.close()
-
-
-def heard(status: FleetStatus, wishes: Wishes) -> bool:
-    """Whether the status rests on these wishes."""
-    return status.wishes >= wishes.version

@@ -18,7 +18,6 @@ async def start_platform(folder: PlatformFolder, settings: PlatformSettings, clo
     """Start it and wait until it is ready. Raises EngineError with the end of its log; then nothing of it runs."""
     folder.prepare()
     folder.keep_settings(settings)
-    folder.running_file.unlink(missing_ok=True)
     words = command("platform", "--data", str(folder.data))
     child = spawn("the platform", words, folder.log, die_with_parent=False)
     try:
@@ -31,11 +30,11 @@ async def start_platform(folder: PlatformFolder, settings: PlatformSettings, clo
 async def _ready(folder: PlatformFolder, child: Child, clock: Clock) -> Running:
     until = clock.monotonic_s() + START_S
     while clock.monotonic_s() < until:
+        running = folder.running()
+        if running is not None and (running.pid == child.pid or child.returncode is not None):
+            return running  # ours, or that of another `up` that was faster
         if child.returncode is not None:
             raise child.failure("did not start")
-        running = folder.running()
-        if running is not None and running.pid == child.pid:
-            return running
         await clock.sleep(_POLL_S)
     raise child.failure(f"was not ready within {START_S:.0f} s")
 

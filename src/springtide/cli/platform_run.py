@@ -9,15 +9,16 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from springtide.cli.platform_balancers import ServiceBalancers
+import structlog
+
+from springtide.cli.platform_balancers import ServiceBalancers, start_engine
 from springtide.cli.platform_folder import PlatformFolder, PlatformSettings, Running
-from springtide.cli.platform_images import start_origin
+from springtide.cli.platform_images import image_parts, start_keeper, start_origin
 from springtide.cli.platform_order import OrderPath, start_order_path
 from springtide.cli.platform_runtimes import start_runtimes
 from springtide.cli.supervisor import Supervisor
 from springtide.cli.world import LOOP_STOP_S, cancelled
 from springtide.config import Config
-from springtide.drivers.balancers import start_balancer
 from springtide.drivers.child import Child
 from springtide.drivers.embedded_postgres import start_postgres
 from springtide.drivers.localcloud import LocalCloud
@@ -34,6 +35,8 @@ from springtide.model import Signal
 
 RUN_LETTERS = 8
 CLOUD_SEED = 7
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,14 @@ async def run_platform(data: Path) -> int:
     if settings is None:
         msg = f"{folder.data}: there are no settings of a platform; `springtide up` writes them and starts it"
         raise ConfigError(msg)
-    clock = SystemClock()
+    try:
+        await _run(folder, settings, SystemClock())
+    except asyncio.CancelledError:
+        log.info("ended as asked; what it serves goes on")
+    return 0
+
+
+async def _run(folder: PlatformFolder, settings: PlatformSettings, clock: SystemClock) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(folder.locked())
         dsn = settings.ledger or await _postgres(stack, folder, clock)
@@ -68,7 +78,6 @@ async def run_platform(data: Path) -> int:
         ticking = await _loop(stack, platform, order_path)
         folder.announce(Running(os.getpid(), started_ticks(os.getpid()), dsn, order_path.backoffice_url))
         await ticking
-    return 0
 
 
 async def _postgres(stack: AsyncExitStack, folder: PlatformFolder, clock: SystemClock) -> str:
@@ -91,9 +100,9 @@ async def _loop(stack: AsyncExitStack, platform: _Platform, order_path: OrderPat
     folder, clock, config = platform.folder, platform.clock, platform.config
     state = await PostgresFleetState.connect(platform.dsn, clock)
     stack.push_async_callback(state.close)
-    runtimes = await start_runtimes(stack, folder, platform.settings, clock)
-    engine = await start_balancer(config.fleet.balancer, folder.balancer, clock, survive=True)
-    balancers = ServiceBalancers(engine, clock)
+    images = await image_parts(stack, platform.settings, clock)
+    runtimes = await start_runtimes(stack, folder, platform.settings, images, clock)
+    balancers = ServiceBalancers(await start_engine(config.fleet.balancer, folder.balancer, clock), clock)
     stack.push_async_callback(balancers.release)
     zones = config.fleet_zones()
     ports = FleetPorts(
@@ -115,6 +124,7 @@ async def _loop(stack: AsyncExitStack, platform: _Platform, order_path: OrderPat
     loop = ControlLoop(clock, ports, settings, Journal(folder.journal))
     ticking = asyncio.create_task(loop.run(), name="control loop")
     stack.push_async_callback(_stop, loop, ticking)
+    await start_keeper(stack, images, config, state, clock)
     return ticking
 
 

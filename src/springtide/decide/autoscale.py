@@ -25,16 +25,19 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """The fewest and the most replicas there may be, and who says so ("": the policy)."""
+    """The fewest and the most replicas there may be; no most: as many as are asked for."""
 
     least: int
     most: int | None
-    by: str = ""
 
     def keep(self, count: int) -> int:
         """The count, within the bounds; the most counts when they contradict each other."""
         count = max(count, self.least)
         return count if self.most is None else min(count, self.most)
+
+    def __str__(self) -> str:
+        """As it is said in a reason."""
+        return f"at or above {self.least}" if self.most is None else f"between {self.least} and {self.most}"
 
 
 def base_total(policy: FleetPolicy, zones: Sequence[Zone]) -> int:
@@ -57,22 +60,22 @@ def replica_rate(snapshot: Snapshot, policy: FleetPolicy) -> float:
 
 
 def bounds(snapshot: Snapshot, policy: FleetPolicy) -> Bounds:
-    """An operator's bounds while they are in force, else those of the policy: the base, and the budget."""
+    """The bounds that were set, while they are in force, else those of the policy: the base, and the budget."""
     scale = snapshot.scale
     if scale and (not scale.until_ms or snapshot.now_ms < scale.until_ms):
-        return Bounds(scale.replicas_min, scale.replicas_max, by="an operator")
+        return Bounds(scale.replicas_min, scale.replicas_max)
     return Bounds(base_total(policy, snapshot.zones), policy.replicas_max)
 
 
 def autoscale(
     demand: DemandRange, snapshot: Snapshot, policy: FleetPolicy, present: int, serving: int | None = None
 ) -> Wanted:
-    """Replicas wanted now. `present` are those that serve or are starting, `serving` those that signals are about
-    (None: all that are present).
+    """Replicas wanted now.
 
+    `present` are those that serve or are starting, `serving` those that signals are about (None: all that are present).
     Up at once, to the most that the demand or a signal asks for; down only when all of them have asked for less during
-    all of `patience_ms`, and never on old news: without fresh figures what is present stays. While an engine is known to
-    be the limit, nothing is added.
+    all of `patience_ms`, and never on old news: without fresh figures what is present stays. While an engine is known
+    to be the limit, nothing is added.
     """
     within = bounds(snapshot, policy)
     signals = replicas_by_signals(snapshot, policy, present if serving is None else serving)
@@ -88,12 +91,13 @@ def autoscale(
     wanted, hold = asked, stale or signals.blind
     if hold:
         wanted = max(asked, present)
-        reason = "no fresh traffic figures: nothing is taken away" if stale else f"{signals.reason}: nothing is taken away"
+        why = "no fresh traffic figures" if stale else signals.reason
+        reason = f"{why}: nothing is taken away"
     elif remembered > asked:
         wanted = remembered
         reason = f"{asked} would do, {remembered} were needed within the last {policy.patience_ms / 1000:g} s"
-    elif within.by and asked != max(by_demand, signals.replicas):
-        reason = f"{reason}; {within.by} keeps them between {within.least} and {within.most}"
+    elif asked != max(by_demand, signals.replicas):
+        reason = f"{reason}; kept {within}"
     return _within_limit(Wanted(wanted, hold, reason, asked), snapshot, within, present)
 
 

@@ -16,6 +16,7 @@ from springtide.model import (
     RentNodes,
     Replica,
     ReplicaState,
+    RolloutState,
     Snapshot,
     StartReplica,
     StopReplica,
@@ -94,8 +95,27 @@ class Observed:
 
     def serves(self, replica: Replica) -> bool:
         """Whether it is ready and, as far as the balancer has said, healthy."""
-        ready = self.state(replica) is ReplicaState.READY
-        return ready and (self.healthy is None or replica.replica_id in self.healthy)
+        return replica.replica_id in self.serving
+
+    @cached_property
+    def serving(self) -> frozenset[str]:
+        """The ids of all that serve."""
+        ready = frozenset(replica.replica_id for replica in self.by_state[ReplicaState.READY])
+        return ready if self.healthy is None else ready & self.healthy
+
+    def is_on_trial(self, replica: Replica) -> bool:
+        """Whether its not being healthy says more of its revision than of its zone or of the observer.
+
+        So it is with one that a rollout added and that has not had the time to become healthy, and with all of a
+        revision that is being rolled back.
+        """
+        rollout = self.snapshot.rollout
+        if rollout is None or replica.revision != rollout.revision or self.serves(replica):
+            return False
+        if rollout.state is RolloutState.ROLLING:
+            age_ms = self.snapshot.now_ms - replica.since_ms
+            return age_ms <= STARTS_LATE * self._policy.start_ms + self._policy.stale_ms
+        return rollout.state is RolloutState.ROLLING_BACK
 
     @cached_property
     def live_by_zone(self) -> Counter[str]:
@@ -107,10 +127,14 @@ class Observed:
 
     def has_node(self, node_id: str) -> bool:
         """Whether the node is listed and not being given back; true when the list is too old to tell."""
+        return self._standing is None or node_id in self._standing
+
+    @cached_property
+    def _standing(self) -> frozenset[str] | None:
         if self.is_stale("nodes"):
-            return True
-        node = self.nodes.get(node_id)
-        return node is not None and self.node_state(node) is not NodeState.RELEASING
+            return None
+        nodes = self.snapshot.nodes
+        return frozenset(node.node_id for node in nodes if self.node_state(node) is not NodeState.RELEASING)
 
     @cached_property
     def starting(self) -> int:

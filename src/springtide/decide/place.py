@@ -128,8 +128,9 @@ def place(
 
 
 def keeping(placement: Placement, live: Mapping[str, int]) -> Placement:
-    """The same number of replicas, but those that are `live` stay where they are: when nothing may be taken away,
-    starting others elsewhere instead would only add to them.
+    """The same number of replicas, but those that are `live` stay where they are.
+
+    When nothing may be taken away, starting others elsewhere instead would only add to them.
     """
     floor = {name: min(live.get(name, 0), placement.total) for name in placement.by_zone}
     rest = placement.total - sum(floor.values())

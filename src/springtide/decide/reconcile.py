@@ -176,8 +176,10 @@ class Reconciler:
         """Surplus replicas, as long as what is wanted serves without them; and which are a stage of scaling in."""
         ready = self._observed.by_state[ReplicaState.READY]
         # A zone that returns has little traffic yet: nobody's place can be taken by what is there.
-        serving = {r.replica_id for r in ready if r.zone not in self._not_up and self._revisions.counts(r)}
-        spare = len(serving) - self._placement.total - self._placement.short
+        relied_on = {r.replica_id for r in ready if r.zone not in self._not_up and self._revisions.counts(r)}
+        serving = {r.replica_id for r in ready if r.zone not in self._down and self._observed.serves(r)}
+        wanted = self._placement.total + self._placement.short
+        spare, left = len(relied_on) - wanted, len(serving) - wanted
         stage = self._stage(len(serving))
         drains: list[DrainReplica] = []
         staged: set[str] = set()
@@ -185,10 +187,11 @@ class Reconciler:
         for replica, reason, is_stage in self._surplus():
             if replica.replica_id in seen or replica.zone in self._silent:
                 continue
-            serves = replica.replica_id in serving
-            if (serves and spare <= 0) or (is_stage and len(staged) >= stage):
+            relied, serves = replica.replica_id in relied_on, replica.replica_id in serving
+            if (relied and spare <= 0) or (serves and left <= 0) or (is_stage and len(staged) >= stage):
                 continue
-            spare -= serves
+            spare -= relied
+            left -= serves
             seen.add(replica.replica_id)
             if is_stage:
                 staged.add(replica.replica_id)

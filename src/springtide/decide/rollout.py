@@ -31,6 +31,7 @@ class Revisions:
         # A replica that does not say is of the revision that was in force before anyone named one.
         rolled = rollout is None or rollout.state is RolloutState.DONE
         self._unnamed = self.target if rolled or rollout is None else rollout.previous
+        self._wants = rollout is not None or bool(self.target)
         self._down = zones.down if zones else frozenset[str]()
         self._suspect = bool(zones and zones.suspect)
 
@@ -39,22 +40,20 @@ class Revisions:
         return self._is_other(replica.revision)
 
     def _is_other(self, revision: str) -> bool:
-        if self.rollout is None and not self.target:
-            return False
-        return (revision or self._unnamed) != self.target
+        return self._wants and (revision or self._unnamed) != self.target
 
     @cached_property
     def old(self) -> list[Replica]:
         """Ready replicas that should be replaced and can be: not where operators or silence forbid it."""
         ready = self._observed.by_state[ReplicaState.READY]
-        return [r for r in ready if self.is_old(r) and r.zone not in self._down and not self._stays(r.zone)]
+        return [r for r in ready if self.is_old(r) and r.zone not in self._down and r.zone not in self._staying]
 
     @cached_property
     def waiting(self) -> dict[str, int]:
         """Old replicas by zone that have to stay for now."""
         found: dict[str, int] = {}
         for replica in self._observed.by_state[ReplicaState.READY] + self._observed.by_state[ReplicaState.STARTING]:
-            if self.is_old(replica) and replica.zone not in self._down and self._stays(replica.zone):
+            if self.is_old(replica) and replica.zone not in self._down and replica.zone in self._staying:
                 found[replica.zone] = found.get(replica.zone, 0) + 1
         return found
 
@@ -129,9 +128,13 @@ class Revisions:
         alive = {r.zone for state, rs in states.items() if state is not ReplicaState.FAILED for r in rs}
         return frozenset(r.zone for r in states[ReplicaState.FAILED] if self.is_old(r) and r.zone not in alive)
 
-    def _stays(self, zone: str) -> bool:
-        cordoned = self._observed.snapshot.modes.get(zone) is ZoneMode.CORDONED
-        return cordoned or self._observed.is_silent(zone)
+    @cached_property
+    def _staying(self) -> frozenset[str]:
+        """Zones in which an old replica can have no successor, or cannot be stopped."""
+        snapshot = self._observed.snapshot
+        cordoned = (zone for zone, mode in snapshot.modes.items() if mode is ZoneMode.CORDONED)
+        silent = (zone.name for zone in snapshot.zones if self._observed.is_silent(zone.name))
+        return frozenset((*cordoned, *silent))
 
 
 def advance(revisions: Revisions, policy: FleetPolicy, wanted: int) -> Rollout | None:

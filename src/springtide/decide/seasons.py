@@ -31,6 +31,9 @@ RISE_SHARE = 0.9
 PEAK_SHARE = 0.95
 """The usual peak is exceeded in a twentieth of the bins."""
 
+RISE_MAX = 3.0
+"""A rise of more than so many times the median demand is no habit but an event: a reserve for it is never usual."""
+
 BINS_MAX = 2_400
 """A little more than eight days of bins; some 100 kB as JSON."""
 
@@ -144,5 +147,6 @@ def _usual(points: Sequence[SeasonPoint]) -> UsualDemand | None:
     rises = sorted(point.rise_per_s for point in recent)
     peaks = sorted(point.peak_per_s for point in recent)
     last = len(recent) - 1
-    rise = rises[min(last, int(RISE_SHARE * len(recent)))]
+    median = sorted(point.mean_per_s for point in recent)[len(recent) // 2]
+    rise = min(rises[min(last, int(RISE_SHARE * len(recent)))], RISE_MAX * median)
     return UsualDemand(rise, peaks[min(last, int(PEAK_SHARE * len(recent)))], len(recent))

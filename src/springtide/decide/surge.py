@@ -7,6 +7,7 @@ lasts as long as the newest samples keep rising: what it asked for is then kept 
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from springtide.model import TrafficSample
 
@@ -53,9 +54,9 @@ def _rising_per_s(traffic: Sequence[TrafficSample]) -> float:
     rates = [sample.requests_per_s for sample in newest]
     seconds = (newest[-1].at_ms - newest[0].at_ms) / 1000
     rose = rates[-1] - rates[0]
-    if seconds <= 0 or any(after <= earlier for earlier, after in zip(rates, rates[1:], strict=False)):
+    if seconds <= 0 or any(after <= earlier for earlier, after in pairwise(rates)):
         return 0.0
-    steps = [abs(b.requests_per_s - a.requests_per_s) for a, b in zip(before, before[1:], strict=False)]
+    steps = [abs(b.requests_per_s - a.requests_per_s) for a, b in pairwise(before)]
     # Counts differ by their root at least, however calm the samples before happened to be.
     counted = math.sqrt(rates[-1] * (RISING - 1) / seconds)
     noise = max(sorted(steps)[len(steps) // 2] / _MEDIAN_OF_DIFFERENCES, counted)

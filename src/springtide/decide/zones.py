@@ -219,7 +219,7 @@ def _signs(observed: Observed, policy: FleetPolicy) -> dict[str, Signs]:
         if state is ReplicaState.FAILED:
             signs.failed += 1
             signs.failed_ms = max(signs.failed_ms, replica.since_ms)
-        if state is not ReplicaState.READY:
+        if state is not ReplicaState.READY or observed.is_on_trial(replica):
             continue
         serves = observed.serves(replica)
         signs.serving += serves

@@ -169,10 +169,11 @@ def _handing_on(root: Path, ours: Path) -> Path:
             handed = (folder / "cgroup.subtree_control").read_text().split()
             if {_CPU, _MEMORY} <= set(handed) and os.access(folder, os.W_OK):
                 return folder
-            if {_CPU, _MEMORY} <= set((folder / "cgroup.controllers").read_text().split()):
-                _write(folder / "cgroup.subtree_control", "+cpu +memory")  # refused where there are processes
-                return folder
-    raise OSError("no group that we may write to hands CPU and memory on; have one delegated")
+    try:
+        _write(ours / "cgroup.subtree_control", "+cpu +memory")  # the kernel refuses it but for the topmost group
+    except OSError as error:
+        raise OSError("no group that we may write to hands CPU and memory on; have one delegated") from error
+    return ours
 
 
 def _upwards(root: Path, folder: Path) -> Iterator[Path]:

@@ -11,9 +11,10 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
+import structlog
 
 from springtide.drivers.docker_container import Care, Found, Limits, container_body
-from springtide.drivers.docker_engine import DockerEngine
+from springtide.drivers.docker_engine import CALL_S, DockerEngine
 from springtide.drivers.docker_replicas import FleetContainers
 from springtide.drivers.docker_usage import Usages
 from springtide.drivers.http_get import http_get
@@ -22,6 +23,7 @@ from springtide.errors import ReplicaError
 from springtide.model import Replica, ReplicaSpec, ReplicaState, ServiceSpec, require_identifier
 from springtide.ports import Clock
 
+_log = structlog.get_logger(__name__)
 _LOCAL = "127.0.0.1"
 _POLL_S = 0.02
 _PROBES_PER_LOOK = 10
@@ -37,7 +39,8 @@ class DockerSettings(msgspec.Struct, frozen=True):
 
     `fleet` keeps the containers of two fleets on one engine apart. `address` is where the engine's published ports are
     reached; None: the engine is on this machine. `hardened` takes all capabilities and a writable root from every
-    container; None does so for images built by `springtide image build`, which are known to run like that.
+    container; None does so for images built by `springtide image build`, which are known to run like that. `call_s` is
+    how long the engine may think about a short call.
     """
 
     fleet: str
@@ -51,6 +54,7 @@ class DockerSettings(msgspec.Struct, frozen=True):
     pids_max: int = 4_096
     starting_max: int = 8
     replicas_max: int = 1_000
+    call_s: float = CALL_S
     env: dict[str, str] = {}
 
 
@@ -87,7 +91,7 @@ class DockerRuntime:
         self._settings = settings
         self._clock = clock
         self._ensure_image = ensure_image
-        self._engine = DockerEngine(settings.url, clock, ReplicaError)
+        self._engine = DockerEngine(settings.url, clock, ReplicaError, settings.call_s)
         self._containers = FleetContainers(self._engine, settings.fleet)
         self._usages = Usages(self._engine, clock)
         self._definitions = Definitions()
@@ -202,20 +206,31 @@ class DockerRuntime:
 
     async def _look(self) -> None:
         """Bring what is known in line with what the engine lists."""
-        known = {name for name, slot in self._slots.items() if slot.container_id}
+        known = {slot.container_id: slot for slot in self._slots.values() if slot.container_id}
         listed = await self._containers.listed()
         # A listing may be older than a removal that has ended meanwhile.
         found = {each.replica_id: each for each in listed if each.container_id not in self._removed}
         gate = asyncio.Semaphore(_ADOPT_PROBES_AT_ONCE)
         await asyncio.gather(*(self._adopt(each, gate) for name, each in found.items() if name not in self._slots))
         self._looked = True
-        for name, slot in tuple(self._slots.items()):
-            if slot.take_down or slot.state is ReplicaState.FAILED or not slot.container_id:
-                continue
-            if name in known and name not in found:
-                self._fail(slot, f"the container of {name} is gone from its engine: somebody removed it")
-            elif name in found and found[name].begun and not found[name].running:
-                self._fail(slot, await self._ended(slot))
+        there = {each.container_id: each for each in found.values()}
+        for container_id, slot in known.items():
+            if self._slots.get(slot.spec.replica_id) is slot:
+                await self._compare(slot, there.get(container_id))
+
+    async def _compare(self, slot: _Slot, found: Found | None) -> None:
+        """Follow what happened to a container without us: another loop may look after it, or a person."""
+        if slot.take_down or (slot.bring_up and not slot.bring_up.done()):
+            return
+        if found is None:
+            _log.warning("a container is gone", replica=slot.spec.replica_id, engine=self._settings.url)
+            del self._slots[slot.spec.replica_id]
+        elif slot.state is ReplicaState.FAILED:
+            return
+        elif found.begun and not found.running:
+            self._fail(slot, await self._ended(slot))
+        elif found.draining:
+            self._enter(slot, ReplicaState.DRAINING)
 
     async def _adopt(self, found: Found, gate: asyncio.Semaphore) -> None:
         """Know a container that somebody else began. One that serves is ready at once: it may have traffic."""
@@ -231,7 +246,9 @@ class DockerRuntime:
         if found.replica_id in self._slots:
             return
         self._slots[found.replica_id] = slot
-        if slot.state is ReplicaState.STARTING and (found.running or not found.begun):
+        if found.begun and not found.running:
+            self._fail(slot, await self._ended(slot))
+        elif slot.state is ReplicaState.STARTING:
             slot.bring_up = asyncio.create_task(self._bring_up(slot, None), name=f"adopt {found.replica_id}")
 
     async def _bring_up(self, slot: _Slot, service: ServiceSpec | None) -> None:

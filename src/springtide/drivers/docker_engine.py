@@ -11,7 +11,7 @@ from springtide.errors import SpringtideError
 from springtide.ports import Clock
 
 CALL_S = 15.0
-"""For what the engine answers from memory."""
+"""For what the engine answers from memory, unless it is told otherwise."""
 
 WORK_S = 60.0
 """For what it has to do: create, start, delete."""
@@ -32,8 +32,9 @@ class DockerEngine:
     docker command does.
     """
 
-    def __init__(self, url: str, clock: Clock, error: type[SpringtideError]) -> None:
-        """Connect to nothing yet."""
+    def __init__(self, url: str, clock: Clock, error: type[SpringtideError], call_s: float = CALL_S) -> None:
+        """Connect to nothing yet. `call_s` is for calls that name no limit."""
+        self._call_s = call_s
         self.url = url
         self._clock = clock
         self._error = error
@@ -52,9 +53,10 @@ class DockerEngine:
         return self._client
 
     async def ask(
-        self, what: str, call: Awaitable[_T], seconds: float = CALL_S, accept: Collection[int] = ()
+        self, what: str, call: Awaitable[_T], seconds: float | None = None, accept: Collection[int] = ()
     ) -> _T | None:
         """The answer to a call; None for a status that is accepted. `what` names the call in errors."""
+        seconds = self._call_s if seconds is None else seconds
         try:
             async with self._clock.timeout(seconds):
                 return await call

@@ -15,7 +15,7 @@ import msgspec
 
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.http_get import http_get
-from springtide.drivers.listening import free_port
+from springtide.drivers.listening import free_port, listens
 from springtide.errors import EngineError, ImageError
 from springtide.ports import Clock
 
@@ -29,10 +29,11 @@ GARBAGE_S_MAX = 600.0
 UPLOADS_KEPT = "24h"
 """Uploads that were broken off are deleted when they are older: their bytes are of no use to a repetition."""
 
-_IMAGES = Path("data", "docker", "registry", "v2")
+IMAGES = Path("data", "docker", "registry", "v2")
+"""Where in its folder the engine keeps images."""
+
 _STOP_GRACE_S = DRAIN_S + 2.0
 _POLL_S = 0.02
-_SETTLE_S = 0.05
 _CALL_S_MAX = 1.0
 _OK = 200
 
@@ -72,13 +73,19 @@ class EmbeddedRegistry:
         async with self._changing:
             await self._again(read_only=False)
 
+    async def revive(self) -> None:
+        """Start it again if it has died. Raises EngineError."""
+        async with self._changing:
+            if self.child.returncode is not None:
+                await self._again(read_only=False)
+
     async def collect_garbage(self, *, untagged: bool = True) -> int:
         """Delete what no manifest needs; the bytes that became free. Uploads are refused meanwhile, pulls go on.
 
         Uploads that were open are cut off, and what there is of them is deleted: a repetition begins anew in any case.
 
         `untagged` deletes manifests without a tag, too. It may not be used where images for several machine types are
-        kept: their parts have no tag (distribution/distribution issue 3178). Raises ImageError, EngineError; in either
+        kept: their parts have no tag (a known fault of the engine's 2.8). Raises ImageError, EngineError; in either
         case the registry takes uploads again.
         """
         async with self._changing:
@@ -137,14 +144,14 @@ def blob_bytes(folder: Path) -> int:
     """What layers, configurations, manifests, and uploads that have not ended take in a registry's folder, in bytes."""
     total = 0
     for part in ("blobs", "repositories"):
-        for at, _, names in os.walk(folder / _IMAGES / part):
+        for at, _, names in os.walk(folder / IMAGES / part):
             # The other files of a repository are links of 71 bytes each.
             total += sum(_size(f"{at}/{name}") for name in names if name == "data")
     return total
 
 
 def _forget_uploads(folder: Path) -> None:
-    for uploads in (folder / _IMAGES / "repositories").glob("**/_uploads"):
+    for uploads in (folder / IMAGES / "repositories").glob("**/_uploads"):
         shutil.rmtree(uploads, ignore_errors=True)
 
 
@@ -214,8 +221,7 @@ async def _until_ready(child: Child, clock: Clock, settings: RegistrySettings) -
             raise child.failure(f"ended at once with status {child.returncode}")
         if await _answers(clock, settings.host, settings.port):
             # What answers may be another program on our port: then ours is about to end.
-            await clock.sleep(_SETTLE_S)
-            if child.returncode is None:
+            if await to_thread(listens, child.pid, settings.port):
                 return
         await clock.sleep(_POLL_S)
     raise child.failure(f"did not answer within {READY_S_MAX:.0f} s")

@@ -274,9 +274,10 @@ class EnvoyBalancer:
         until = self._clock.monotonic_s() + _FIRST_CHECK_S_MAX
         waiting = {_address(endpoint) for endpoint in fresh}
         while waiting and self._clock.monotonic_s() < until:
-            waiting -= {host.key for host in await self._hosts() if host.passes}
+            hosts = await self._hosts()
+            waiting -= {host.key for host in hosts if host.passes}
             if waiting:
-                await self._clock.sleep(_POLL_S)
+                await self._clock.sleep(_POLL_S * (1 + len(hosts) // 100))  # the page of many is work for both sides
 
     async def _hosts(self) -> tuple[_Host, ...]:
         try:

@@ -137,6 +137,7 @@ class LocalCloud:
 
     def _node(self, rented: _Rented) -> Node:
         booting = self._clock.now_ms() < rented.ready_ms
+        zone = self._zones.get(rented.zone)
         return Node(
             node_id=rented.node_id,
             zone=rented.zone,
@@ -144,6 +145,7 @@ class LocalCloud:
             cores=rented.cores,
             client_token=rented.client_token,
             since_ms=rented.rented_ms if booting else rented.ready_ms,
+            memory_mb=zone.memory_mb_per_node if zone else 0,
         )
 
     def _load(self) -> _State:

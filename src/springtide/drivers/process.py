@@ -45,7 +45,7 @@ from springtide.ports import Clock
 PORT_TRIES = 3
 """Ports that are tried for one replica, when another program takes them first."""
 
-_log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 _POLL_S = 0.03
 _KILL_S_MAX = 10.0
 

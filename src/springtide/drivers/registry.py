@@ -54,6 +54,8 @@ class RegistryImageCache:
         self._garbage = garbage
         self._copies: dict[str, asyncio.Task[ImageTransfer]] = {}
         self._collecting = asyncio.Lock()
+        self._one_collection = asyncio.Lock()
+        self._copied_since: set[str] = set()
         self._copying = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -95,19 +97,22 @@ class RegistryImageCache:
     async def collect(self, keep: Collection[str]) -> int:
         """Delete all images but these; the bytes that became free.
 
-        It waits for copies that are under way, and new ones wait for it. Copies by others may be cut off; they go on
-        with what is missing. Raises ImageUnavailable when copies take too long, ImageError.
+        It begins when nothing is copied; what was copied since the call stays, and copies that come while it runs wait
+        for it. Copies by others may be cut off; they go on with what is missing. Raises ImageUnavailable when there are
+        always copies, ImageError.
         """
-        kept = {_key(parse(reference)) for reference in (*keep, *self._copies)}
-        async with self._collecting:
-            await self._copies_ended()
-            found = [entry async for entry in images_of(self._cache)]
-            needed = {(name, digest) for name, tag, digest, _ in found if _reference(name, tag) in kept}
-            for name, digest in sorted({(name, digest) for name, _, digest, _ in found} - needed):
-                await self._cache.delete_manifest(name, digest)
-            self._copier.forget()
-            lists = any(manifest and manifest.images for _, _, _, manifest in found)
-            return await self._garbage(untagged=not lists) if self._garbage else 0
+        kept = {_key(parse(reference)) for reference in keep}
+        async with self._one_collection:
+            until_s = self._clock.monotonic_s() + COLLECT_WAIT_S_MAX
+            self._copied_since = {_key(parse(reference)) for reference in self._copies}
+            try:
+                while True:
+                    await self._copies_ended(until_s)
+                    async with self._collecting:
+                        if not self._copying:
+                            return await self._collect(kept | self._copied_since)
+            finally:
+                self._copied_since = set()
 
     async def close(self) -> None:
         """Break off what is under way, and close connections."""
@@ -118,10 +123,23 @@ class RegistryImageCache:
         await self._origin.close()
         await self._cache.close()
 
+    async def _collect(self, kept: set[str]) -> int:
+        found = [entry async for entry in images_of(self._cache)]
+        stays = [each for each in found if _reference(each[0], each[1]) in kept]
+        needed = {(name, digest) for name, _, digest, _ in stays}
+        needed |= {(name, part) for name, _, _, manifest in stays if manifest for _, part in manifest.images}
+        for name, digest in sorted({(name, digest) for name, _, digest, _ in found} - needed):
+            await self._cache.delete_manifest(name, digest)
+        self._copier.forget()
+        lists = any(manifest and manifest.images for _, _, _, manifest in found)
+        return await self._garbage(untagged=not lists) if self._garbage else 0
+
     async def _warm(self, image: ImageName) -> ImageTransfer:
         async with self._collecting:  # one that has begun ends first
             self._copying += 1
             self._idle.clear()
+            if self._one_collection.locked():
+                self._copied_since.add(_key(image))
         began_s = self._clock.monotonic_s()
         try:
             digest, moved = await self._copy(image)
@@ -153,18 +171,18 @@ class RegistryImageCache:
         if not task.cancelled():
             task.exception()  # whoever waited has it; without anybody waiting it is no accident
 
-    async def _copies_ended(self) -> None:
+    async def _copies_ended(self, until_s: float) -> None:
         try:
-            async with self._clock.timeout(COLLECT_WAIT_S_MAX):
+            async with self._clock.timeout(until_s - self._clock.monotonic_s()):
                 await self._idle.wait()
         except TimeoutError as error:
             raise ImageUnavailable(
-                f"copies into {self._cache.url} have been under way for {COLLECT_WAIT_S_MAX:.0f} s: collect later"
+                f"there have been copies into {self._cache.url} for {COLLECT_WAIT_S_MAX:.0f} s: collect later"
             ) from error
 
     def _use(self, image: ImageName) -> None:
-        self._used_ms.pop(image.reference, None)
-        self._used_ms[image.reference] = self._clock.now_ms()
+        self._used_ms.pop(_key(image), None)
+        self._used_ms[_key(image)] = self._clock.now_ms()
         if len(self._used_ms) > USED_MAX:
             del self._used_ms[next(iter(self._used_ms))]
 

@@ -18,10 +18,17 @@ from springtide.model import EngineImage, ImageName
 from springtide.ports import Clock, ImageCache
 
 PULL_S_MAX = 1800.0
+CACHE_TRIES = 3
+CACHE_PAUSE_S = 0.5
+"""The pause after the first try of the cache, which doubles: it is away for a moment while its garbage is collected."""
+
 CALL_S_MAX = 30.0
 _NOT_FOUND = 404
 _CONFLICT = 409
 _NO_ENGINE = 900  # what aiodocker says when it cannot connect
+
+_NO_ANSWER = ("connection refused", "connection reset", "EOF", "i/o timeout", "no route to host", "Client.Timeout")
+"""How an engine says that a registry did not answer (Go's errors of package net)."""
 
 Locate = Callable[[str], Awaitable[str]]
 """A reference → what an engine pulls for it. Raises ImageError."""
@@ -115,13 +122,11 @@ class DockerImages:
 
     async def _fetch(self, image: ImageName) -> str:
         reference, failures = image.reference, list[ImageError]()
-        for locate in (self._from_cache, self._origin):
+        for locate, tries in ((self._from_cache, CACHE_TRIES), (self._origin, 1)):
             if locate is None:
                 continue
             try:
-                pulled = await locate(reference)
-                async with self._pulls:
-                    await self._pull(pulled)
+                pulled = await self._pulled(locate, reference, tries)
             except ImageError as error:
                 failures.append(error)
             else:
@@ -131,6 +136,21 @@ class DockerImages:
             f"{reference} cannot be had: {'; then: '.join(map(str, failures))}"
             + ("" if self._origin else "; pulling from the origin instead is not allowed here")
         )
+
+    async def _pulled(self, locate: Locate, reference: str, tries: int) -> str:
+        """What was pulled. Only what did not answer is tried again."""
+        for attempt in range(tries):
+            try:
+                pulled = await locate(reference)
+                async with self._pulls:
+                    await self._pull(pulled)
+            except ImageUnavailable:
+                if attempt == tries - 1:
+                    raise
+                await self._clock.sleep(CACHE_PAUSE_S * 2**attempt)
+            else:
+                return pulled
+        raise ImageUnavailable(f"{reference} was not tried")
 
     async def _from_cache(self, reference: str) -> str:
         try:
@@ -197,7 +217,8 @@ def docker_errors(what: str) -> Iterator[None]:
     except aiodocker.DockerError as error:
         if error.status == _NO_ENGINE:
             raise ImageUnavailable(f"the container engine does not answer (to {what}): is it running?") from error
-        raise ImageError(f"the container engine could not {what}: {error.message}") from error
+        kind = ImageUnavailable if any(sign in error.message for sign in _NO_ANSWER) else ImageError
+        raise kind(f"the container engine could not {what}: {error.message}") from error
     except TimeoutError as error:
         raise ImageUnavailable(f"the container engine took too long (to {what}); repeat it") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -24,8 +24,10 @@ from springtide.model import ImageName, ImageTransfer
 from springtide.ports import Clock
 
 EXPORT_S_MAX = 1800.0
-TRIES = 3
+TRIES = 6
 PAUSE_S = 1.0
+"""The pause after the first try, which doubles: half a minute in all, as long as a collection of garbage may take."""
+
 
 _PIECE = 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -41,7 +41,15 @@ _log = structlog.get_logger(__name__)
 class ValkeyKeeper:
     """The keeper of one cluster. `takeovers` and `handovers` count; `alarm` says what it cannot mend."""
 
-    def __init__(self, zones: Mapping[Address, int], clock: Clock, *, replicas: int, acked: int) -> None:
+    def __init__(
+        self,
+        zones: Mapping[Address, int],
+        clock: Clock,
+        *,
+        replicas: int,
+        acked: int,
+        spread_after_s: float = SPREAD_AFTER_S,
+    ) -> None:
         """`zones` has the zone of each server. A purchase is acknowledged with `acked` of a shard's `replicas`."""
         self.takeovers = 0
         self.handovers = 0
@@ -51,6 +59,7 @@ class ValkeyKeeper:
         self._clock = clock
         self._replicas = replicas
         self._acked = acked
+        self._spread_after_s = spread_after_s
         self._heard_s: dict[str, float] = {}
         self._looked_s = clock.monotonic_s()
         self._well_since_s: float | None = None
@@ -166,7 +175,7 @@ class ValkeyKeeper:
         now_s = self._clock.monotonic_s()
         if self._well_since_s is None:
             self._well_since_s = now_s
-        if now_s - self._well_since_s < SPREAD_AFTER_S:
+        if now_s - self._well_since_s < self._spread_after_s:
             return
         copies = {
             at: {self._zones[one.address]: one for one in (shard.primary, *shard.replicas)}

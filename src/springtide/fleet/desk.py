@@ -5,8 +5,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from springtide.decide import autoscale
+from springtide.decide.forecast import is_announced
+from springtide.decide.seasons import SeasonBook
 from springtide.errors import FleetStateError
 from springtide.model import (
+    CalendarEvent,
     CapacityEstimate,
     Endpoint,
     FleetPolicy,
@@ -19,6 +23,7 @@ from springtide.model import (
     ServiceSpec,
     ServiceWish,
     Snapshot,
+    TrafficSample,
     Zone,
     ZoneHealth,
     ZoneKind,
@@ -74,7 +79,8 @@ class Desk:
         self.endpoints_unsure = False
         self.homes: dict[str, str] = {}
         self.wanted: deque[tuple[int, int]] = deque(maxlen=WANTED_MAX)
-        self.alerts: tuple[str, ...] = ()
+        self.seasons = SeasonBook(autoscale.horizon_ms(zones, policy, ()))
+        self._counted_ms = 0
         self.latest: tuple[Snapshot, Plan] | None = None
 
     def follow(self, wish: ServiceWish, override: ScaleOverride | None, now_ms: int) -> None:
@@ -95,6 +101,13 @@ class Desk:
         self.wanted.clear()
         policy = service_policy(self._base, self.wish, self._zones) if self.wish else self._base
         self.policy = retiring_policy(policy)
+
+    def count(self, traffic: Sequence[TrafficSample], calendar: Sequence[CalendarEvent]) -> None:
+        """Add the newest sample to what is known of seasons, once."""
+        if traffic and traffic[-1].at_ms > self._counted_ms:
+            last = traffic[-1]
+            self._counted_ms = last.at_ms
+            self.seasons.add(last.at_ms, last.requests_per_s, announced=is_announced(calendar, last.at_ms))
 
     def steer(self, replicas: Sequence[Replica], now_ms: int) -> None:
         """Begin a rollout where the wished revision is another than the running one, or turn one that is under way."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from springtide.fleet.desk import Desk, DeskMemory
 from springtide.fleet.observe import Observation
 from springtide.fleet.split import owners, run_of
-from springtide.model import FleetPolicy, Wishes, Zone
+from springtide.model import FleetPolicy, SeasonPoint, Wishes, Zone
 
 
 class Desks:
@@ -22,11 +22,12 @@ class Desks:
         desk = self.by_name[service] = Desk(service, run, self._policy, self._zones)
         return desk
 
-    def adopt(self, memories: Iterable[DeskMemory], run: str) -> None:
+    def adopt(self, memories: Iterable[tuple[DeskMemory, Iterable[SeasonPoint]]], run: str) -> None:
         """Take over what the leader before remembered; everything is marked as this term's from now on."""
-        for memory in memories:
+        for memory, seasons in memories:
             desk = self.by_name.get(memory.service) or self.add(memory.service, "")
             desk.restore(memory)
+            desk.seasons.merge(seasons)
         for service, desk in self.by_name.items():
             desk.run = run_of(run, service)
 

@@ -89,6 +89,11 @@ class Images:
             return await parts.engines[engine].ensure(reference)
 
     @property
+    def zones(self) -> Mapping[str, ImageZone]:
+        """The zones by name."""
+        return self._zones
+
+    @property
     def under_way(self) -> tuple[ImageAction, ...]:
         """Actions that were begun and have not ended, oldest first."""
         return tuple(self._tasks.values())
@@ -153,4 +158,10 @@ class Images:
 
 def _same(one: ImageAction, other: ImageAction) -> bool:
     """Whether doing both would do the same work twice: the reason and the moment do not matter."""
-    return msgspec.structs.replace(one, reason="") == msgspec.structs.replace(other, reason="")
+    return _work(one) == _work(other)
+
+
+def _work(action: ImageAction) -> ImageAction:
+    if isinstance(action, WarmImage | PrefetchImage):
+        return msgspec.structs.replace(action, reason="", by_ms=0)
+    return msgspec.structs.replace(action, reason="")

@@ -84,6 +84,11 @@ class Intents:
             raise
         del self._ended[: len(ended)]
 
+    async def sweep(self, active: Sequence[str]) -> None:
+        """Note as ended what is open though nobody carries it out. Raises FleetStateError."""
+        known = {*active, *self._ended}
+        self.done(*(one.intent_id for one in await self._state.open_intents() if one.intent_id not in known))
+
     async def left_open(self, active: Sequence[str], nodes: Sequence[Node]) -> list[Deed]:
         """For a new leader: the purchases to send again. Everything else that is open is noted as ended.
 

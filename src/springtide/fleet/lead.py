@@ -11,17 +11,23 @@ from springtide.fleet.intents import NEEDS_INTENT, Deed, Intents
 from springtide.fleet.keeper import Keeper
 from springtide.fleet.leader import Leader
 from springtide.fleet.status import FleetStatus
-from springtide.model import Node
+from springtide.model import Node, SeasonPoint
 from springtide.ports import Clock, FleetState
 
 TAKE_OVER_S = 5.0
 """How long a new leader may take to recall what was remembered."""
 
+TAKE_OVER_TRIES = 5
+"""After so many failures in a row the lead is left to another: he may be of the version that can read it."""
+
+SWEEP_S = 30.0
+"""How often intents are looked for that nobody carries out: their writing was given up, and came late."""
+
 
 class Taken(msgspec.Struct, frozen=True):
     """What a new leader found: the memory of each service, and the purchases to send again."""
 
-    memories: list[DeskMemory]
+    memories: list[tuple[DeskMemory, tuple[SeasonPoint, ...]]]
     again: list[Deed]
 
 
@@ -44,6 +50,8 @@ class Lead:
         self._answer_s = answer_s
         self._report = report
         self._ready_term = 0
+        self._failures = 0
+        self._swept_s = clock.monotonic_s()
         self._is_kept = False
         self._answers = True
         self.intents = Intents(clock, state)
@@ -95,8 +103,12 @@ class Lead:
             taken.append(Taken(memories, [msgspec.structs.replace(deed, tick=tick) for deed in again]))
 
         if not await self._asked("take over", look(), TAKE_OVER_S):
+            self._failures += 1
+            if self._failures >= TAKE_OVER_TRIES:
+                self._failures = 0
+                await self._leader.step_back()
             return None
-        self._ready_term = term
+        self._ready_term, self._failures = term, 0
         return taken[0]
 
     async def write(self, deeds: Sequence[Deed], refuse: Callable[[Deed, str], None]) -> list[Deed]:
@@ -120,12 +132,15 @@ class Lead:
                 self.intents.done(deed.intent_id)
         return []
 
-    async def remember(self, desks: Iterable[Desk], status: FleetStatus | None) -> None:
-        """Strike what has ended, write what has changed, tell the status."""
+    async def remember(self, desks: Iterable[Desk], status: FleetStatus | None, active: Sequence[Deed] = ()) -> None:
+        """Strike what has ended, write what has changed, tell the status. `active` is what is under way."""
         if not self._answers or not self.acts:
             return  # a tick waits for a state that does not answer once
 
         async def write() -> None:
+            if self._clock.monotonic_s() - self._swept_s >= SWEEP_S:
+                self._swept_s = self._clock.monotonic_s()
+                await self.intents.sweep([deed.intent_id for deed in active])
             await self.intents.strike(self.term, self._answer_s)
             await self._keeper.remember(self.term, desks)
             if status is not None:

@@ -41,6 +41,7 @@ class Leader:
         self._sent_s = 0.0
         self._sure_until_s = clock.monotonic_s()
         self._asking = False
+        self._not_before_s = clock.monotonic_s()
         self.holder = holder
         self.leader = ""
         """Who leads, as far as was heard."""
@@ -60,7 +61,7 @@ class Leader:
     async def tend(self) -> None:
         """Ask for the lead, or prolong it when that is due."""
         due = self._clock.monotonic_s() - self._sent_s >= self._lease_ms / 1000 * RENEW
-        if self._asking or (self.holds and not due):
+        if self._asking or (self.holds and not due) or self._clock.monotonic_s() < self._not_before_s:
             return
         self._asking = True
         try:
@@ -78,6 +79,11 @@ class Leader:
     def depose(self) -> None:
         """Another leads: begin nothing from now on."""
         self._sure_until_s = self._clock.monotonic_s()
+
+    async def step_back(self) -> None:
+        """Resign, and let others try for as long as a lease lasts."""
+        self._not_before_s = self._clock.monotonic_s() + self._lease_ms / 1000
+        await self.resign()
 
     async def resign(self) -> None:
         """Let another lead at once; without an answer he has to wait for the lease's end."""

@@ -242,7 +242,11 @@ class ControlLoop:
             desk.steer(fleet.replicas(name), seen.now_ms)
             calendar = self._settings.calendar if name == COUNTER else self._settings.calendars.get(name, ())
             snapshot = fleet.snapshot(desk, self._tick, calendar, modes)
-            plan = decide(snapshot, desk.policy)
+            try:
+                plan = decide(snapshot, desk.policy)
+            except Exception as error:  # noqa: BLE001 - what breaks the decision on one service must not end the others
+                self._report(f"decision on {name}", f"{type(error).__name__}: {error}; {name} stays as it is")
+                continue
             desk.concluded(snapshot, plan)
             fleet.planned(name, plan.actions)
             self._record(Decision(desk.policy, snapshot, plan))
@@ -322,7 +326,7 @@ class ControlLoop:
                 in_flight=len(self._actor.in_flight),
             )
             status = fleet_status(self._desks.values(), frame)
-        await lead.remember(self._desks.values(), status)
+        await lead.remember(self._desks.values(), status, self._actor.in_flight)
 
     def _is_settled(self) -> bool:
         decided = self.decided

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from springtide.decide.forecast import TREND_MS
+from springtide.decide.forecast import history_ms
 from springtide.errors import SpringtideError
 from springtide.fleet.ports import FleetPorts
 from springtide.fleet.signals import CpuMeter
@@ -70,7 +70,8 @@ class Observation(msgspec.Struct, frozen=True):
 class _Service:
     """What is kept of one service between ticks."""
 
-    def __init__(self, never_ms: int) -> None:
+    def __init__(self, never_ms: int, history_ms: int) -> None:
+        self._history_ms = history_ms
         self.seen_ms = never_ms
         self.healthy: frozenset[str] | None = None
         self.traffic: deque[TrafficSample] = deque(maxlen=TRAFFIC_SAMPLES_MAX)
@@ -79,7 +80,7 @@ class _Service:
 
     def keep(self, sample: TrafficSample) -> None:
         self.traffic.append(sample)
-        while self.traffic[0].at_ms <= sample.at_ms - TREND_MS:
+        while self.traffic[0].at_ms <= sample.at_ms - self._history_ms:
             self.traffic.popleft()
 
     def measure(self, signals: Sequence[Signal], sample: TrafficSample | None, cpu: SignalSample | None) -> None:
@@ -120,6 +121,7 @@ class Observer:
         self._runtimes = ports.distinct_runtimes()
         # Before the first word of a source nothing may be done on its strength: it is stale.
         self._never_ms = clock.now_ms() - policy.stale_ms - 1
+        self._history_ms = history_ms(policy)
         self._runtime_ms = [self._never_ms] * len(self._runtimes)
         self._listed: list[list[Replica] | None] = [None] * len(self._runtimes)
         self._nodes_ms = self._never_ms
@@ -139,7 +141,7 @@ class Observer:
         """Ask everyone, for at most this long."""
         asked_ms = self._clock.now_ms()
         self._services = {
-            name: self._services.get(name) or _Service(self._never_ms) for name in services
+            name: self._services.get(name) or _Service(self._never_ms, self._history_ms) for name in services
         }  # what is gone is forgotten
         samples: dict[str, TrafficSample] = {}
         await asyncio.gather(

@@ -56,6 +56,8 @@ def owners(nodes: Iterable[Node], services: Collection[str]) -> dict[str, str]:
         if node.client_token:
             words = node.client_token.split("-")
             tagged = len(words) > 3 and words[2].isdigit()  # noqa: PLR2004 - RUN_ID-TAG-TICK-ZONE
+            # Without a tag, as a loop for one service buys, the second word is the tick.
+            tagged = tagged and (words[1] in by_tag or not words[1].isdigit())
             found[node.node_id] = by_tag.get(words[1], words[1]) if tagged else COUNTER
     return found
 
@@ -128,6 +130,7 @@ class Fleet:
         if desk.retiring:
             # Nobody is to be served any more: neither figures nor health may hold its end up.
             traffic, healthy, calendar = (TrafficSample(seen.now_ms, 0.0),), None, ()
+        desk.count(known.traffic, calendar)
         taken_cores, taken_memory_mb = self._taken_by_others(service)
         return Snapshot(
             run=desk.run,
@@ -155,6 +158,8 @@ class Fleet:
             scale=desk.scale,
             engines=known.engines,
             scaled_in_ms=desk.scaled_in_ms,
+            seasons=() if desk.retiring else desk.seasons.near(seen.now_ms, desk.policy.season_ms),
+            usual=None if desk.retiring else desk.seasons.usual,
         )
 
     def _unheard(self, desk: Desk) -> Iterable[Replica]:

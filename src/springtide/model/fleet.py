@@ -264,9 +264,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     observation of "replicas", "nodes" or "health" is; one that is not named is fresh. "replicas/ZONE" is the age of the
     word of that zone's runtime alone. `in_flight` are actions that were begun and have not ended.
 
-    One snapshot is about one `service`. IDC nodes are shared: `taken_cores` and `taken_memory_mb` are what other
-    services hold of each; rented nodes belong to the service that rented them, and only those are listed. `modes`
-    is what operators said of zones. `revision` is the one that new replicas get when there is no `rollout`.
+    One snapshot is about one `service`, and has a `run` of its own. IDC nodes are shared: `taken_cores` and
+    `taken_memory_mb` are what other services hold of each; rented nodes belong to the service that rented them, and
+    only those are listed. `modes` is what operators said of zones. `revision` is the one that new replicas get when
+    there is no `rollout`.
     `zone_health`, `capacity`, `rollout` and `scaled_in_ms` are the plan's before this one. `seasons` is the demand of
     earlier seasons, oldest first. `engines` is how busy the engines behind the service are (0 to 1), by name.
     `usual` is what demand of the last hours was like.

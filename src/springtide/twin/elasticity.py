@@ -30,9 +30,11 @@ MINUTE_S = 60
 
 
 class Elasticity(msgspec.Struct, frozen=True):
-    """One policy on one series. `violation_s` are seconds in which the demand exceeded what the ready replicas take, or
-    requests waited for longer than WAIT_S. `cost` is what was paid, in replica-hours. The rest is as the module says,
-    in percent; `refused` is the share of all requests that found the queue full.
+    """One policy on one series.
+
+    `violation_s` are seconds in which the demand exceeded what the ready replicas take, or requests waited for longer
+    than WAIT_S. `cost` is what was paid, in replica-hours. The rest is as the module says, in percent; `refused` is the
+    share of all requests that found the queue full.
     """
 
     seconds: int
@@ -76,7 +78,7 @@ def by_second(steps: Sequence[Step], start_ms: int, first_s: int, last_s: int) -
         yield at, last_s, serving
 
 
-def measure(need: Need, steps: Sequence[Step], first_s: int, last_s: int) -> Elasticity:
+def measure_steps(need: Need, steps: Sequence[Step], first_s: int, last_s: int) -> Elasticity:
     """How the steps of a world followed the seconds from `first_s` to before `last_s`. Raises ValueError for none."""
     seconds = last_s - first_s
     if seconds < 1 or last_s > need.series.seconds:

@@ -1,4 +1,4 @@
-"""What carries out the number of a policy that counts replicas: the best that a scheduler and a node autoscaler could do.
+"""What carries out the number of a policy that counts replicas: as well as scheduler and node autoscaler ever could.
 
 A replica that has no place is the reason for a node at once; a node is given back the moment it is empty; whoever goes
 is taken from the emptiest node, so that nodes fall empty soon.

@@ -60,9 +60,9 @@ def run_counting(series: Series, settings: WorldSettings, policy: Counting, drai
 class PlanLoop:
     """What `fleet.loop.ControlLoop` does at a tick, without waiting: observe the world, decide, act.
 
-    The count of replicas is decided at every tick. The rest of the plan is left out where it cannot have an action: when
-    the plan before had none, since then neither the fleet nor the count has changed, nothing drains, and there are not
-    more replicas than wanted, so that only an event of the world can bring something to do. Every CHECK_EVERY ticks
+    The count of replicas is decided at every tick. The rest of the plan is left out where it cannot have an action:
+    when the plan before had none, since then neither the fleet nor the count has changed, nothing drains, and there are
+    not more replicas than wanted, so that only an event of the world can bring something to do. Every CHECK_EVERY ticks
     that is tried by deciding all of it.
     """
 
@@ -144,7 +144,7 @@ class PlanLoop:
         )
 
     def _remember(self, now_ms: int, asked: int) -> None:
-        """As the control loop does: the history of what was asked for, without what a later and larger figure covers."""
+        """As the control loop does: keep what was asked for, without what a later and larger figure covers."""
         while self._wanted and self._wanted[-1][1] <= asked:
             self._wanted.pop()
         self._wanted.append((now_ms, asked))

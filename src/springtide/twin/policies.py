@@ -1,8 +1,9 @@
 """The autoscalers that Springtide is compared with, from their documentation: HPA v2, and KEDA with cron windows.
 
 Sources, by rule: Kubernetes documentation v1.33, "Horizontal Pod Autoscaling" (algorithm details, stabilization window,
-scaling policies, default behavior) and API reference autoscaling/v2 (HPAScalingRules); KEDA documentation 2.17, "Scaling
-Deployments, StatefulSets & Custom Resources", ScaledObject specification, and the "Cron" and "Prometheus" scalers.
+scaling policies, default behavior) and API reference autoscaling/v2 (HPAScalingRules); KEDA documentation 2.17,
+"Scaling Deployments, StatefulSets & Custom Resources", ScaledObject specification, and its "Cron" and "Prometheus"
+scalers.
 
 What is left out, in their favour: nodes are ordered the moment that a pod has no place and given back the moment they
 are empty (the cluster autoscaler looks every 10 s, and waits 10 min before it gives back), new pods serve the moment
@@ -68,15 +69,15 @@ class Rate(msgspec.Struct, frozen=True):
 DEFAULT_UP = (Rate(Unit.PERCENT, 100), Rate(Unit.PODS, 4))
 DEFAULT_DOWN = (Rate(Unit.PERCENT, 100),)
 FAST_UP = (Rate(Unit.PERCENT, 900),)
-"""Ten times as many at each sync: the documentation of the behavior field uses 900 percent for "as fast as possible"."""
+"""Ten times as many at each sync: 900 percent is the example for "scale up as fast as possible" in KEP-853."""
 
 
 class HpaSettings(msgspec.Struct, frozen=True):
     """One HorizontalPodAutoscaler.
 
-    `target` is the AverageValue in requests/s. The metric is the mean rate over `window_ms` as of the last scrape, which
-    is `scrape_age_ms` old when it is used: half of the 15 s between scrapes. The documentation of the Prometheus scaler
-    has a window of 2 minutes.
+    `target` is the AverageValue in requests/s. The metric is the mean rate over `window_ms` as of the last scrape,
+    which is `scrape_age_ms` old when it is used: half of the 15 s between scrapes. The documentation of the Prometheus
+    scaler has a window of 2 minutes.
     """
 
     target: float
@@ -190,8 +191,10 @@ class Keda:
 
 
 def cron_windows(calendar: Sequence[CalendarEvent], target: float, ahead_ms: int) -> list[CronWindow]:
-    """A window for each event: its peak at `target` requests/s a replica, from `ahead_ms` before its opening, in whole
-    minutes as cron has them."""
+    """A window for each event: its peak at `target` requests/s a replica, from `ahead_ms` before its opening.
+
+    Windows begin and end at whole minutes, as cron has them.
+    """
     return [
         CronWindow(
             start_ms=(event.opens_ms - ahead_ms) // _MINUTE_MS * _MINUTE_MS,

@@ -9,6 +9,7 @@ import csv
 import math
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -87,7 +88,7 @@ def from_bins(name: str, values: Sequence[float], mean_per_s: float, noise: Sequ
     half = BIN_S // 2
     points = [values[0], *values, values[-1]]
     rates = array("d")
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         step = (after - before) / BIN_S
         rates.extend([scale * (before + step * second) for second in range(BIN_S)])
     line = rates[BIN_S - half : len(rates) - half]
@@ -146,28 +147,29 @@ def flash_sales(name: str, normal: float, sales: Sequence[Sale], noise: Sequence
 _GAP_S = 5_400
 
 
-def generated(chance: Chance, normal: float, start_ms: int) -> list[Series]:
-    """The flash sales of the bench: each series holds six sales of one kind, the last two of them held out.
+def generated(tuning: Chance, held_out: Chance, normal: float, start_ms: int) -> list[Series]:
+    """The flash sales of the bench: nine of one kind in each series; the last three, held out, are by other chance.
 
     announced: as it was said. unannounced: nothing was said. wrong_size: half or one and a half of what came was
     said. late: it opens up to five minutes after it was said. double_peak: a second wave that nobody announced.
     """
-    noise = normal_noise(chance)
-    kinds: dict[str, Callable[[int], list[Sale]]] = {
-        "announced": lambda at: [_sale(chance, normal, at, size=1.0, late_s=0)],
-        "unannounced": lambda at: [msgspec.structs.replace(_sale(chance, normal, at, 1.0, 0), announced=None)],
-        "wrong_size": lambda at: [_sale(chance, normal, at, size=0.5 if at // _GAP_S % 2 else 1.5, late_s=0)],
-        "late": lambda at: [_sale(chance, normal, at, size=1.0, late_s=60 + round(240 * chance.random()))],
-        "double_peak": lambda at: _twice(_sale(chance, normal, at, size=1.0, late_s=0)),
+    noise = normal_noise(tuning)
+    kinds: dict[str, Callable[[Chance, int], list[Sale]]] = {
+        "announced": lambda chance, at: [_sale(chance, normal, at)],
+        "unannounced": lambda chance, at: [msgspec.structs.replace(_sale(chance, normal, at), announced=None)],
+        "wrong_size": lambda chance, at: [_sale(chance, normal, at, size=0.5 if at // _GAP_S % 2 else 1.5)],
+        "late": lambda chance, at: [_sale(chance, normal, at, late_s=60 + round(240 * chance.random()))],
+        "double_peak": lambda chance, at: _twice(_sale(chance, normal, at)),
     }
     series = []
     for name, make in kinds.items():
-        sales = [sale for number in range(6) for sale in make(3_600 + number * _GAP_S)]
+        chances = [tuning] * 6 + [held_out] * 3
+        sales = [sale for number, chance in enumerate(chances) for sale in make(chance, 3_600 + number * _GAP_S)]
         series.append(flash_sales(f"flash {name}", normal, sales, noise, start_ms))
     return series
 
 
-def _sale(chance: Chance, normal: float, at: int, size: float, late_s: int) -> Sale:
+def _sale(chance: Chance, normal: float, at: int, size: float = 1.0, late_s: int = 0) -> Sale:
     """20 to 90 times the normal demand within 2 to 120 s."""
     opens_s = at + 60 * round(10 * chance.random())
     peak = normal * (20 + 70 * chance.random())

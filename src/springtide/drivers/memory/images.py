@@ -119,7 +119,8 @@ class MemoryImageCache:
     async def _move(self, layer: str, size: int) -> int:
         if layer in self._layers:
             return 0
-        await self._clock.sleep(size / self._bytes_per_s if self._bytes_per_s else 0.0)
+        if self._bytes_per_s:
+            await self._clock.sleep(size / self._bytes_per_s)
         self._answer()
         self._layers[layer] = size
         self.copied_bytes += size
