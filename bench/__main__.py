@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
+    balancer,
     cluster,
     counter,
     docker_start,
     elasticity,
+    fleet_change,
     idle,
     images,
     inventory,
@@ -18,6 +20,7 @@ from bench import (
     recorder,
     sold_out,
     tick,
+    zone_loss,
 )
 from bench.rows import Row, Skipped, show, write
 
@@ -30,10 +33,13 @@ BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {
     "recorder": recorder.measure,
     "inventory": inventory.measure,
     "cluster": cluster.measure,
+    "balancer": balancer.measure,
+    "fleet_change": fleet_change.measure,
     "images": images.measure,
     "docker_start": docker_start.measure,
     "elasticity": elasticity.measure,
     "tick": tick.measure,
+    "zone_loss": zone_loss.measure,
 }
 
 

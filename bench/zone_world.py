@@ -271,8 +271,8 @@ class ZoneWorld:
 @asynccontextmanager
 async def zone_world(*, cuttable: bool = False) -> AsyncIterator[ZoneWorld]:
     """Start it all. `cuttable`: each zone in a namespace; the calling thread moves into the network meanwhile."""
-    folder = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp"))  # noqa: S108 - a short path, for sockets
-    folder.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp"))
+    folder.chmod(0o755)  # noqa: ASYNC240 - one call, before anything runs
     async with AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         network = PrivateNetwork() if cuttable else None

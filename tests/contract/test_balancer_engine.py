@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from springtide.drivers.balancers import start_balancer
 from springtide.errors import BalancerError, EngineError
 from springtide.model import HealthCheck
 from tests.contract.balancing import CLOCK, KINDS, SHOP, Inside, Kind, Stage, staged, until
-from tests.integration.http_load import send
+from tests.integration.http_load import Connection, send
 
 WEB = BalancedService("web", slow_start_ms=0)
 
@@ -56,6 +58,24 @@ async def test_services_come_change_and_go_under_load_of_another(stage: Stage) -
     assert await shop.healthy() == {"a1", "b1"}
     assert stage.engine.services == {"shop"}
     assert web.served == 60
+
+
+async def test_a_new_service_breaks_no_idle_connection_and_brings_no_ill_replica_back(stage: Stage) -> None:
+    (_, ill) = await stage.begin_inside("a1 b1")
+    await stage.route(a1=10, b1=10)
+    ill.check_status = 503
+    await until(lambda: _healthy(stage, "a1"))
+    ill.served = 0
+    idle = [Connection(stage.port) for _ in range(8)]
+    for connection in idle:
+        assert (await connection.request()).status == 200
+    await stage.engine.ensure_service(WEB)
+    assert await stage.balancer.healthy() == {"a1"}
+    assert await stage.send(20) == {"a1": 20}
+    for connection in idle:
+        assert (await connection.request()).status == 200
+        await connection.close()
+    assert ill.served == 0
 
 
 async def test_each_service_has_its_own_replicas_port_and_figures(stage: Stage) -> None:
@@ -171,17 +191,72 @@ async def test_a_later_process_takes_over_the_one_that_runs(kind: Kind, folder: 
         await two.close()
 
 
-async def test_it_ends_with_who_started_it_unless_it_is_to_survive(kind: Kind, folder: Path) -> None:
-    first = await start_balancer(kind, folder, CLOCK, [SHOP])
-    port = first.port("shop")
-    await first.stop()
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", port), timeout=1)
-    second = await start_balancer(kind, folder, CLOCK, [msgspec.structs.replace(SHOP, port=port)])
-    assert second.process is not None
-    assert second.process.child is not None
-    assert second.port("shop") == port
-    await second.stop()
+async def test_one_that_died_with_who_started_it_begins_where_it_was(kind: Kind, folder: Path) -> None:
+    one = Inside("a1")
+    await one.listen()
+    first = await start_balancer(kind, folder, CLOCK, [SHOP, WEB], survive=True)
+    try:
+        stage = Stage(first, folder, "shop")
+        stage.ports = {"a1": one.port}
+        await stage.route(a1=10)
+        first.detach()
+        assert first.process is not None
+        os.kill(first.process.pid, signal.SIGKILL)
+        await until(lambda: _dead(stage))
+        second = await start_balancer(kind, folder, CLOCK, survive=True)
+        try:
+            assert second.services == {"shop", "web"}
+            assert (second.port("shop"), second.port("web")) == (first.port("shop"), first.port("web"))
+            stage.engine = second
+            await until(lambda: _healthy(stage, "a1"))
+            assert await stage.send(10) == {"a1": 10}
+        finally:
+            await second.stop()
+        third = await start_balancer(kind, folder, CLOCK)
+        assert third.services == frozenset()
+        await third.stop()
+    finally:
+        await first.stop()
+        await one.close()
+
+
+STARTER = """
+import asyncio, sys
+from pathlib import Path
+from springtide.drivers.balancers import start_balancer
+from tests.contract.balancing import CLOCK, SHOP
+
+async def main():
+    engine = await start_balancer(sys.argv[1], Path(sys.argv[2]), CLOCK, [SHOP], survive=sys.argv[3] == "yes")
+    print(engine.process.pid, engine.port("shop"), flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("survive", ["yes", "no"])
+async def test_it_ends_with_who_started_it_unless_it_is_to_survive(kind: Kind, folder: Path, survive: str) -> None:
+    command = [sys.executable, "-c", STARTER, kind, str(folder), survive]
+    starter = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    assert starter.stdout is not None
+    pid, port = (int(word) for word in starter.stdout.readline().split())
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    if survive == "no":
+        await until(lambda: _refused(port))
+    later = await start_balancer(kind, folder, CLOCK, [SHOP])
+    try:
+        assert later.process is not None
+        assert (later.process.pid == pid) is (survive == "yes")
+        assert (later.process.child is None) is (survive == "yes")
+        assert (later.port("shop") == port) or survive == "no"
+        answers = await send(later.port("shop"), 5)
+        assert answers == {"failed 503": 5}
+    finally:
+        await later.stop()
+    assert await _refused(port)
 
 
 async def test_a_folder_that_cannot_be_written_is_named(kind: Kind, folder: Path) -> None:
@@ -218,3 +293,11 @@ async def _somebody(stage: Stage) -> bool:
 
 async def _dead(stage: Stage) -> bool:
     return stage.engine.process is None or not stage.engine.process.alive
+
+
+async def _refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False

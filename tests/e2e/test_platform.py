@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -253,6 +254,18 @@ def test_a_zone_that_goes_from_the_file_is_emptied_first(platform: Platform) -> 
     assert said["platform"] == "was started again with a new [zones]"
     assert not load.failures
     assert {path.parent.name for path in platform.data.glob("replicas/*/*.state")} == {"room-a", "room-c"}
+
+
+def test_a_port_that_somebody_has_is_refused_and_nothing_changes(platform: Platform) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        platform.rewrite(f"port = {platform.port}", f"port = {taken}")
+        done = platform.call("up", str(platform.config))
+    assert done.returncode == 2, done.stdout
+    assert f"web: port {taken} is in use" in done.stderr
+    assert platform.status()["services"]["web"]["port"] == platform.port
 
 
 def test_logs_are_those_of_the_replicas(platform: Platform) -> None:

@@ -358,6 +358,19 @@ async def test_an_engine_that_hangs_is_told_from_one_that_answers(own: OwnEngine
         assert [replica.state for replica in await runtime.list()] == [ReplicaState.READY]
 
 
+async def test_where_containers_are_out_of_reach_their_ports_are_published(own: OwnEngine, image_cache: Path) -> None:
+    """The engine is said to be on this machine, and its bridge is not: as with an engine in a virtual machine."""
+    image = await own.echo_image(image_cache)
+    runtime = DockerRuntime(DockerSettings(FLEET, own.url, ("idc-a",)), CLOCK)
+    await runtime.define(service(image))
+    await runtime.start(spec())
+    while not own.docker("ps", "--quiet"):
+        await asyncio.sleep(0.05)
+    bindings = inspected(own, "r1")["HostConfig"]["PortBindings"]
+    assert bindings == {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}
+    await runtime.close()
+
+
 async def test_zones_of_several_engines(image_cache: Path) -> None:
     with own_engines(2) as engines:
         replicas: list[Replica] = []

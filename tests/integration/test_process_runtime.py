@@ -17,7 +17,7 @@ import pytest
 from springtide.drivers.cgroups import Mount
 from springtide.drivers.http_get import http_get
 from springtide.drivers.listening import free_port
-from springtide.drivers.pids import Process, find_by_environment
+from springtide.drivers.pids import Process, find_by_environment, usage_of
 from springtide.drivers.process import ProcessRuntime, ProcessSettings
 from springtide.drivers.system import SystemClock
 from springtide.errors import ReplicaError
@@ -401,6 +401,8 @@ async def test_a_core_share_is_enforced_and_its_group_removed(make: Make) -> Non
         await asyncio.sleep(0.05)
     pids = (folder / "cgroup.procs").read_text().split()
     assert len(pids) == 3
+    (replica,) = await runtime.list()
+    assert replica.memory_bytes > usage_of([runtime._slots["r1"].record.pid]).memory_bytes
     await runtime.stop("r1")
     assert not folder.exists()
     assert not any(runs(int(pid)) for pid in pids)

@@ -29,7 +29,7 @@ CLOCK = SystemClock()
 LAYER = 400_000
 LAYERS = [noise(LAYER, seed) for seed in range(4)]
 LITTLE = 2_000
-SLOW = CopySettings(layers_at_once=1, tries=8, pause_s=0.05, bytes_per_s=1_000_000)
+SLOW = CopySettings(layers_at_once=1, tries=10, pause_s=0.05, bytes_per_s=1_000_000)
 QUICK = CopySettings(tries=2, pause_s=0.05)
 
 

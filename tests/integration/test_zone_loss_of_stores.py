@@ -1,4 +1,4 @@
-"""The zone with all of Valkey's primaries and PostgreSQL's is lost at once: nothing acknowledged is, and it sells again."""
+"""The zone with all of Valkey's primaries and PostgreSQL's is lost at once: no order is, and it sells again."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

@@ -119,7 +119,7 @@ async def test_it_may_end_after_any_write(tmp_path: Path, part: int) -> None:
         assert story.platform.cloud.rented_total <= whole.platform.cloud.rented_total, life.calls[end]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ends=st.lists(st.tuples(st.integers(0, 900), st.sampled_from(["before", "after"])), min_size=1, max_size=6))
 def test_it_may_end_anywhere_and_again(tmp_path_factory: pytest.TempPathFactory, ends: list[tuple[int, str]]) -> None:
     lives = [Life(lambda number, _, moment, end=end: (number, moment) == end) for end in ends]  # type: ignore[misc] # bound

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import structlog
 
+from springtide.decide.plan import plan as decide
 from springtide.drivers.memory.fleet import MemoryBalancer
 from springtide.errors import BalancerError
-from springtide.fleet.journal import Decision
+from springtide.fleet.journal import Decision, Outcome
 from springtide.fleet.replay import replay
 from springtide.fleet.status import read_status
 from springtide.model import (
@@ -18,7 +19,9 @@ from springtide.model import (
     ReplicaState,
     RolloutState,
     ScaleOverride,
+    ServiceSpec,
     ServiceWish,
+    SetEndpoints,
     Signal,
     SignalKind,
     Snapshot,
@@ -143,6 +146,13 @@ async def test_another_revision_is_rolled_out_and_a_bad_one_back(build: Build) -
     assert release is not None
     assert (release.state, release.revision) == (RolloutState.ROLLED_BACK, "v3")
     assert platform.serving("web") == 4
+    platform.loops[0][1].over = True
+    again = platform.begin()
+    await platform.until(150)
+    assert again.leads
+    assert again.decided["web"][1].rollout == release
+    begun = [entry.action for entry in platform.entries(1) if isinstance(entry, Outcome)]
+    assert [action for action in begun if not isinstance(action, SetEndpoints)] == []
 
 
 async def test_a_change_during_a_rollout_goes_to_the_last_wish(build: Build) -> None:
@@ -379,8 +389,8 @@ async def test_a_revision_that_a_runtime_refuses_is_started_elsewhere_and_later_
     runtime = platform.runtimes["idc-a"]
     define = runtime.define
 
-    async def refuse(_: object) -> None:
-        raise OSError("no space left on device")
+    async def refuse(service: ServiceSpec) -> None:
+        raise OSError(f"no space left on device for {service.name}")
 
     runtime.define = refuse  # type: ignore[method-assign] # a fault in its place
     platform.begin()
@@ -396,19 +406,16 @@ async def test_a_revision_that_a_runtime_refuses_is_started_elsewhere_and_later_
 async def test_what_breaks_one_decision_leaves_the_other_services(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from springtide.fleet import loop as module  # noqa: PLC0415 - to break it
-
     platform = build(web=50.0, api=50.0)
     await platform.state.wish_service("web", wish("web"))
     await platform.state.wish_service("api", wish("api"))
-    decide = module.decide
 
     def broken(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
         if snapshot.service == "api":
             raise ZeroDivisionError
         return decide(snapshot, policy)
 
-    monkeypatch.setattr(module, "decide", broken)
+    monkeypatch.setattr("springtide.fleet.loop.decide", broken)
     platform.begin()
     await platform.until(10)
     assert (platform.serving("web"), platform.serving("api")) == (2, 0)

@@ -11,14 +11,16 @@ from springtide.decide.copies import enough_fenced, handover, heir, spread_copie
 
 
 @given(st.integers(1, 9), st.integers(1, 30), st.data())
-def test_no_zone_has_two_copies_of_a_shard_and_primaries_are_spread(zones: int, shards: int, data: st.DataObject) -> None:
+def test_no_zone_has_two_copies_of_a_shard_and_primaries_are_spread(
+    zones: int, shards: int, data: st.DataObject
+) -> None:
     copies = data.draw(st.integers(1, zones))
 
     places = spread_copies(zones, shards, copies)
 
     assert len(places) == shards
     assert all(len(set(shard)) == len(shard) == copies and set(shard) <= set(range(zones)) for shard in places)
-    primaries = Counter({zone: 0 for zone in range(zones)}) + Counter(shard[0] for shard in places)
+    primaries = Counter(dict.fromkeys(range(zones), 0)) + Counter(shard[0] for shard in places)
     held = [primaries[zone] for zone in range(zones)]
     assert max(held) - min(held) <= 1
 

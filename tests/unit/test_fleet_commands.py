@@ -1,6 +1,9 @@
 """What the platform's commands say and accept, without a platform."""
 
 import io
+import os
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,8 +13,12 @@ from springtide.cli.fleet_logs import after
 from springtide.cli.fleet_scale import bounds_of, parse_duration_ms
 from springtide.cli.fleet_show import duration, fleet, zone_state
 from springtide.cli.fleet_status import as_json
-from springtide.cli.fleet_up import difference, state_of
-from springtide.errors import UserError
+from springtide.cli.fleet_up import difference, settled, state_of
+from springtide.cli.platform_change import differences, leaving_zones
+from springtide.cli.platform_folder import PlatformFolder, PlatformSettings, Running
+from springtide.config import parse
+from springtide.drivers.pids import started_ticks
+from springtide.errors import ConfigError, Refused, UserError
 from springtide.fleet.status import FleetStatus, ServiceStatus
 from springtide.model import (
     CapacityEstimate,
@@ -167,8 +174,86 @@ def test_a_difference_names_what_changed_and_nothing_else() -> None:
         (["a", "b"], ["a", "b", "c"], ["c"]),
         (["a", "b", "c"], ["b", "c", "d", "e"], ["d", "e"]),
         (["a"], ["x", "y"], ["x", "y"]),
+        (["a"], ["a", "a", "a"], ["a", "a"]),
         (["a"], [], []),
     ],
 )
 def test_following_a_log_shows_each_line_once(before: list[str], now: list[str], new: list[str]) -> None:
     assert list(after(before, now)) == new
+
+
+def settings(*zones: str, runtime: str = "process", engine: str = "unix:///a", ledger: str = "") -> PlatformSettings:
+    raw: dict[str, Any] = {
+        "zones": [
+            {"name": zone, "kind": "idc", "nodes_max": 1, "cores_per_node": 1, "engine": engine} for zone in zones
+        ],
+        "services": [{"name": "web", "port": 1, "requests_per_s": 1, "command": "web", "image": "web:1"}],
+        "fleet": {"runtime": runtime},
+    }
+    return PlatformSettings(msgspec.structs.replace(parse(raw, "springtide.toml", {}), services=()), ledger)
+
+
+def test_zones_that_go_or_move_to_another_engine_have_to_be_emptied() -> None:
+    before = settings("a", "b")
+    assert leaving_zones(before, settings("a", "b", "c")) == []
+    assert leaving_zones(before, settings("b", "c")) == ["a"]
+    moved = settings("a", "b").config.zones[0], settings("b", engine="unix:///b").config.zones[0]
+    config = msgspec.structs.replace(before.config, zones=moved)
+    assert leaving_zones(before, msgspec.structs.replace(before, config=config)) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [settings("c"), settings("a", "b", runtime="docker"), settings("a", "b", ledger="postgresql://x")],
+    ids=["all zones", "runtime", "database"],
+)
+def test_what_would_lose_everything_is_refused(after: PlatformSettings) -> None:
+    with pytest.raises(Refused, match="springtide down"):
+        leaving_zones(settings("a", "b"), after)
+
+
+def test_what_changed_is_named() -> None:
+    assert differences(settings("a"), settings("a", "b")) == ["[zones]"]
+    port = msgspec.structs.replace(settings("a"), port=1, backoffice_port=2)
+    assert differences(settings("a"), port) == ["--port", "--backoffice-port"]
+
+
+def test_a_service_has_settled_when_every_zone_has_its_replicas_and_traffic() -> None:
+    assert settled(WISH, SERVING)
+    assert not settled(WISH, msgspec.structs.replace(SERVING, placement={"a": 2, "b": 2}))
+    assert not settled(WISH, msgspec.structs.replace(SERVING, weights={"a": 100, "b": 0}))
+    assert settled(WISH, msgspec.structs.replace(SERVING, placement={"a": 1, "b": 2, "c": 0}))
+    assert not settled(WISH, None)
+
+
+def test_a_platform_is_known_by_its_process_and_not_by_its_pid_alone(tmp_path: Path) -> None:
+    folder = PlatformFolder(tmp_path)
+    assert folder.settings() is None
+    assert folder.running() is None
+    folder.prepare()
+    folder.keep_settings(settings("a"))
+    assert folder.settings() == settings("a")
+    ours = started_ticks(os.getpid())
+    folder.announce(Running(os.getpid(), ours, "postgresql://secret@x"))
+    assert folder.running() is not None
+    assert folder.running_file.stat().st_mode & 0o777 == 0o600
+    folder.announce(Running(os.getpid(), ours - 1, ""))
+    assert folder.running() is None
+    folder.forget()
+    assert folder.settings() is None
+
+
+def test_two_platforms_cannot_have_one_folder(tmp_path: Path) -> None:
+    one, other = PlatformFolder(tmp_path), PlatformFolder(tmp_path)
+    with one.locked(), pytest.raises(UserError, match="another springtide"), other.locked():
+        pass
+    with other.locked():
+        pass
+
+
+def test_settings_that_cannot_be_read_are_said_with_the_remedy(tmp_path: Path) -> None:
+    folder = PlatformFolder(tmp_path)
+    folder.prepare()
+    (tmp_path / "platform" / "settings.json").write_text("{")
+    with pytest.raises(ConfigError, match="springtide up"):
+        folder.settings()

@@ -82,6 +82,14 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path, target: str) -
         list(folder_entries(tmp_path, "app"))
 
 
+def test_links_of_the_standard_library_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("site")
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library/site.py").symlink_to(tmp_path / "outside")
+    (entry,) = folder_entries(tmp_path / "library", "lib", follow=True)
+    assert (entry.path, entry.source) == ("lib/site.py", tmp_path / "outside")
+
+
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ImageError, match="neither a file nor a folder"):

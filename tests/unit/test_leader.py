@@ -35,6 +35,10 @@ class Stage:
     def leader(self, holder: str) -> Leader:
         return Leader(self.clock, self.state, holder, LEASE_MS, lambda source, error: self.faults.append(error))
 
+    async def until_over(self, leader: Leader) -> None:
+        while leader.holds:
+            await self.clock.advance(0.05)
+
     async def during(self, seconds: float, call: Callable[[], object]) -> None:
         task = asyncio.ensure_future(call())  # type: ignore[call-overload] # a coroutine function
         await self.clock.advance(seconds)
@@ -48,15 +52,14 @@ def stage() -> Stage:
 
 async def test_a_lease_is_counted_from_the_sending_and_not_used_to_its_end(stage: Stage) -> None:
     leader = stage.leader("a")
-    assert not leader.holds
+    assert leader.left_s <= 0
     stage.state.there_s, stage.state.back_s = 0.2, 1.0
     await stage.during(1.3, leader.tend)
     assert leader.holds
     assert leader.term == 1
     assert leader.left_s == pytest.approx(4.0 - 1.3)
     ends_s = 0.2 + LEASE_MS / 1000  # by the store's clock
-    while leader.holds:
-        await stage.clock.advance(0.05)
+    await stage.until_over(leader)
     assert ends_s - stage.clock.monotonic_s() > 0.9
 
 
@@ -92,8 +95,7 @@ async def test_keep_prolongs_and_stops_in_time_when_it_cannot(stage: Stage) -> N
     assert leader.left_s > 2.5
     stage.state.failing = True
     asked_s = stage.clock.monotonic_s()
-    while leader.holds:
-        await stage.clock.advance(0.05)
+    await stage.until_over(leader)
     assert stage.clock.monotonic_s() - asked_s <= 4.1
     assert stage.faults
     keeping.cancel()

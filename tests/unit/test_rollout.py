@@ -90,6 +90,11 @@ def test_scaling_out_uses_the_revision_that_is_wanted() -> None:
     assert steps(BACK, replicas=OLD[:1]) == [("start", "v1")]
 
 
+def test_one_that_has_yet_to_prove_itself_serves_all_the_same() -> None:
+    stray = of("v1", replica("x1", node("gone"), age_ms=100))
+    assert ("drain", "x1") not in steps(BACK, replicas=stray, healthy=None)
+
+
 def test_rolling_back_has_the_same_gates() -> None:
     mixed = (OLD[0], *of("v2", BASE[1]))
     assert steps(BACK, replicas=mixed, healthy=healthy(mixed)) == [("start", "v1")]

@@ -172,7 +172,9 @@ async def _start(
     start_ms = clock.now_ms() + round(LEAD_IN_S * 1000)
     (sale,) = inputs.config.sales_from(start_ms)
     calendar = inputs.config.calendar_from(start_ms) if options.scale else ()
-    loop = _make_loop(inputs, folders, clock, one_service(engines.envoy.balancer, runtime, cloud, inputs.zones), calendar)
+    loop = _make_loop(
+        inputs, folders, clock, one_service(engines.envoy.balancer, runtime, cloud, inputs.zones), calendar
+    )
     ticking = asyncio.create_task(loop.run())
     stack.push_async_callback(stop_loop, loop, ticking)
     await engines.ledger.publish(sale)

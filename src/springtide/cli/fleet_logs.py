@@ -37,8 +37,9 @@ async def run_logs(here: Here, service: str, replica: str, lines: int, *, follow
         await link.wished(service)
         source = open_logs(link.folder, link.settings, clock)
         try:
-            said = await _read(source, service, replica, lines)
-            _print(said, as_json=here.json, named=len(said) > 1)
+            said = await _read(source, service, replica, max(lines, _FOLLOW_LINES) if follow else lines)
+            last = {name: found[-lines:] for name, found in said.items()}
+            _print(last, as_json=here.json, named=len(said) > 1)
             while follow:
                 await clock.sleep(FOLLOW_S)
                 before, said = said, await _read(source, service, replica, max(lines, _FOLLOW_LINES))
@@ -62,12 +63,14 @@ async def _read(source: ReplicaLogs, service: str, replica: str, lines: int) -> 
 
 
 def after(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
-    """The lines of `now` that follow the end of `before`: both are ends of one log."""
-    for shift in range(len(now) + 1):
-        known = now[: len(now) - shift]
-        if not known or list(before[-len(known) :]) == list(known):
-            return now[len(known) :]
-    return ()
+    """The lines of `now` that follow the end of `before`: both are ends of one log, `now` the later one."""
+    before, now = list(before), list(now)
+    if now[: len(before)] == before:
+        return now[len(before) :]
+    for known in range(min(len(before), len(now)), 0, -1):
+        if now[:known] == before[-known:]:
+            return now[known:]
+    return now
 
 
 def _checked(lines: int) -> int:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from springtide.cli.sale_show import CONTROLS
 from springtide.fleet.status import FleetStatus, ServiceStatus
-from springtide.model import ReplicaState, RolloutState, ScaleOverride, Wishes, ZoneMode, ZoneState
+from springtide.model import ReplicaState, RolloutState, ScaleOverride, ServiceWish, Wishes, ZoneMode, ZoneState
 
 STALE_MS = 10_000
 """A status that is older is no word of now: its loop ticks every second or so."""
@@ -35,7 +35,7 @@ def fleet(status: FleetStatus, wishes: Wishes, now_ms: int) -> RenderableType:
     parts: list[RenderableType] = [_headline(status, now_ms)]
     parts.append(_services(status, wishes, now_ms))
     parts.append(_zones(status, wishes))
-    parts.extend(Text(_plain(line), style="yellow") for line in _remarks(status))
+    parts.extend(Text(_plain(line), style="yellow") for line in dict.fromkeys(_remarks(status)))
     return Group(*parts)
 
 
@@ -56,28 +56,27 @@ def _headline(status: FleetStatus, now_ms: int) -> Text:
 
 
 def _services(status: FleetStatus, wishes: Wishes, now_ms: int) -> Table:
-    shown = Table(
-        "service", "port", "replicas", "wanted", "bounds", "requests/s", "demand", "p99", "a replica takes", "revision"
-    )
+    shown = Table("service", "replicas", "wanted", "requests/s", "p99", "revision")
     for name in sorted(status.services.keys() | wishes.services.keys()):
         one = status.services.get(name, ServiceStatus(name))
         wish = wishes.services.get(name)
-        bounds = "–" if wish is None else _bounds(wish.replicas_min, wish.replicas_max, wishes.scales.get(name), now_ms)
+        bounds = "" if wish is None else f" ({_bounds(wish, wishes.scales.get(name), now_ms)})"
         port = one.port or (wish.port if wish else 0)
-        takes = f"{one.capacity.requests_per_s:,.0f}/s" if one.capacity else "–"
         shown.add_row(
-            _plain(name),
-            str(port or "–"),
+            _plain(name) + (f" :{port}" if port else ""),
             counts(one),
-            str(sum(one.placement.values())),
-            bounds,
-            f"{one.requests_per_s:,.0f}" + (f" ({one.failed_per_s:,.1f} failed)" if one.failed_per_s else ""),
-            f"{one.demand.likely:,.0f} to {one.demand.high:,.0f}",
+            f"{sum(one.placement.values())}{bounds}",
+            _rates(one),
             "–" if one.p99_ms is None else f"{one.p99_ms:,.0f} ms",
-            takes,
             revision(one),
         )
     return shown
+
+
+def _rates(service: ServiceStatus) -> str:
+    """What arrives, what of it fails, and what is expected."""
+    failed = f", {service.failed_per_s:,.1f} failed" if service.failed_per_s else ""
+    return f"{service.requests_per_s:,.0f}{failed} (up to {service.demand.high:,.0f} ahead)"
 
 
 def counts(service: ServiceStatus) -> str:
@@ -106,9 +105,9 @@ def revision(service: ServiceStatus) -> str:
     return f"{said.get(rollout.state, 'rolled back')} {rollout.revision}"
 
 
-def _bounds(least: int, most: int, scale: ScaleOverride | None, now_ms: int) -> str:
+def _bounds(wish: ServiceWish, scale: ScaleOverride | None, now_ms: int) -> str:
     if scale is None or (scale.until_ms and scale.until_ms <= now_ms):
-        return f"{least} to {most}"
+        return f"{wish.replicas_min} to {wish.replicas_max}"
     until = f", for {duration(scale.until_ms - now_ms)}" if scale.until_ms else ""
     if scale.replicas_min == scale.replicas_max:
         return f"{scale.replicas_min} by hand{until}"
@@ -160,6 +159,8 @@ def _remarks(status: FleetStatus) -> Iterator[str]:
             yield f"alert: {name}: {alert}"
         if service.rollout and service.rollout.reason:
             yield f"{name}: {service.rollout.reason}"
+        if service.capacity and service.capacity.samples:
+            yield f"{name}: a replica was found to take {service.capacity.requests_per_s:,.0f} requests/s"
         if service.capacity and service.capacity.limit:
             yield f"{name}: more replicas bring nothing, {service.capacity.limit} is the limit"
         for source, age_ms in sorted(service.ages_ms.items()):

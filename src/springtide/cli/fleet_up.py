@@ -19,7 +19,9 @@ from springtide.cli.platform_options import Here
 from springtide.cli.platform_order import counter_wish
 from springtide.cli.sale_show import say, say_json
 from springtide.config import Config, load
+from springtide.drivers.listening import is_taken
 from springtide.drivers.system import SystemClock
+from springtide.errors import UserError
 from springtide.fleet.status import FleetStatus, ServiceStatus
 from springtide.model import COUNTER, ReplicaState, RolloutState, ServiceWish
 
@@ -98,6 +100,7 @@ def _settings(config: Config, options: UpOptions) -> PlatformSettings:
 async def _wish(link: Link, wanted: Mapping[str, ServiceWish], wait_s: float) -> dict[str, str]:
     """Write down what differs from what is wished; by service, what changed."""
     wished = (await link.state.wishes()).services
+    _require_ports(wished, wanted)
     changes: dict[str, str] = {}
     for name, wish in wanted.items():
         change = difference(wished.get(name), wish)
@@ -110,6 +113,15 @@ async def _wish(link: Link, wanted: Mapping[str, ServiceWish], wait_s: float) ->
         await link.state.wish_service(name, None)
         changes[name] = "removed"
     return changes
+
+
+def _require_ports(wished: Mapping[str, ServiceWish], wanted: Mapping[str, ServiceWish]) -> None:
+    """Raise UserError when a port is new and somebody else listens on it: the balancer could only say so in its log."""
+    ours = {wish.port for wish in wished.values()}
+    for name, wish in sorted(wanted.items()):
+        if wish.port not in ours and is_taken(HOST, wish.port):
+            where = "--port" if name == COUNTER else "its port in [[services]]"
+            raise UserError(f"{name}: port {wish.port} is in use; end what listens there, or change {where}")
 
 
 async def _returned(link: Link, wish: ServiceWish, wait_s: float) -> bool:
@@ -189,6 +201,8 @@ def state_of(wish: ServiceWish, one: ServiceStatus | None) -> tuple[str, str]:
     other = rollout is not None and not ours
     if rolling or other or one.revision != wish.spec.revision:
         return "not ready", rollout.reason if rollout else "the revision has not been rolled out"
+    if "health" in one.ages_ms:
+        return "not ready", f"its balancer says nothing; does it listen on port {wish.port}? see `logs --platform`"
     if ready < max(1, min(one.wanted, wish.replicas_min)) or not any(one.weights.values()):
         return "not ready", "; ".join((*one.alerts, *one.reasons)[:3])
     return "serving", ""

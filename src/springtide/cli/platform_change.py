@@ -21,7 +21,11 @@ async def apply_settings(folder: PlatformFolder, settings: PlatformSettings, clo
     """
     running, before = folder.running(), folder.settings()
     if before is None:
-        await start_platform(folder, settings, clock)
+        try:
+            await start_platform(folder, settings, clock)
+        except BaseException:
+            folder.forget()
+            raise
         return "was started"
     if running is not None and before == settings:
         return "unchanged"

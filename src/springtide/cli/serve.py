@@ -193,7 +193,10 @@ async def _fleet(stack: AsyncExitStack, config: Config, folders: Folders, clock:
         tick_ms=config.fleet.tick_ms,
     )
     loop = ControlLoop(
-        clock, one_service(started.envoy.balancer, runtime, cloud, config.fleet_zones()), settings, Journal(folders.out / "journal.jsonl")
+        clock,
+        one_service(started.envoy.balancer, runtime, cloud, config.fleet_zones()),
+        settings,
+        Journal(folders.out / "journal.jsonl"),
     )
     ticking = asyncio.create_task(loop.run())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from springtide.cli.inventories import open_inventory, parse_addresses
+from springtide.cli.store_copies import check_copies, start_cluster, start_group
 from springtide.cli.supervisor import Supervisor
 from springtide.config import InventorySettings
 from springtide.drivers.child import Child
@@ -60,6 +61,8 @@ class Stores:
     postgres: Supervisor | None
     postgres_engine: EmbeddedPostgres | None
     guard: DiskGuard | None
+    replicas_acked: int = 0
+    """What the roles have to ask of the inventory at this address."""
 
 
 async def start_stores(
@@ -72,12 +75,19 @@ async def start_stores(
     address = given.inventory
     if address:
         parse_addresses(address)
-    valkey, postgres = await all_started(
-        _valkey(stack, clock, places, wanted=not address), _postgres(stack, clock, places, wanted=not given.ledger)
-    )
-    if valkey is not None:
-        address = f"{valkey.host}:{valkey.port}"
-    dsn = postgres.dsn if postgres is not None else given.ledger
+    check_copies(settings, places.valkey_folder, places.postgres_folder)
+    if settings.copies > 1:
+        valkey = postgres = None
+        address, dsn = await all_started(
+            _cluster(stack, clock, address, places, settings), _group(stack, clock, given.ledger, places, settings)
+        )
+    else:
+        valkey, postgres = await all_started(
+            _valkey(stack, clock, places, wanted=not address), _postgres(stack, clock, places, wanted=not given.ledger)
+        )
+        if valkey is not None:
+            address = f"{valkey.host}:{valkey.port}"
+        dsn = postgres.dsn if postgres is not None else given.ledger
     inventory = await open_inventory(address, clock, replicas_acked=settings.replicas_acked, library=places.library)
     stack.push_async_callback(inventory.close)
     await migrate(dsn)
@@ -92,6 +102,7 @@ async def start_stores(
         postgres=await _supervised(stack, clock, "postgres", postgres),
         postgres_engine=postgres,
         guard=await _guarded(stack, clock, valkey, settings.disk_reserve_mb),
+        replicas_acked=settings.replicas_acked,
     )
 
 
@@ -109,6 +120,23 @@ async def all_started(*starting: Coroutine[Any, Any, _T]) -> Sequence[Any]:
         if error is not None:
             raise error
     return [task.result() for task in tasks]
+
+
+async def _cluster(
+    stack: AsyncExitStack, clock: SystemClock, address: str, places: Places, settings: InventorySettings
+) -> str:
+    if address:
+        return address
+    cluster = await start_cluster(stack, clock, places.valkey_folder, settings)
+    return ",".join(f"{host}:{port}" for host, port in cluster.addresses)
+
+
+async def _group(
+    stack: AsyncExitStack, clock: SystemClock, dsn: str, places: Places, settings: InventorySettings
+) -> str:
+    if dsn:
+        return dsn
+    return (await start_group(stack, clock, places.postgres_folder, settings)).dsn
 
 
 async def _valkey(stack: AsyncExitStack, clock: SystemClock, places: Places, *, wanted: bool) -> EmbeddedValkey | None:

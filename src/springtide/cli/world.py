@@ -113,6 +113,7 @@ def make_settings(counter: CounterSettings, rate_max: float | None, stores: Stor
         webhook_secret=ids.secret().hex(),
         counter=counter,
         rate_max=rate_max,
+        replicas_acked=stores.replicas_acked,
     )
 
 

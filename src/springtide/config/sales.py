@@ -1,6 +1,6 @@
 """What the order path is told: sales and their SKUs, counters, inventory, waiting rooms, and the crowd of a demo."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,10 +30,14 @@ class CounterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InventorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[inventory]`: Valkey. The reserve is for the embedded one, the replicas for a cluster."""
+    """`[inventory]`: Valkey. The reserve is for the embedded one, the replicas for a cluster.
+
+    `copies`: 1, or 3 for embedded stores, PostgreSQL as well, that have one in each of three failure domains.
+    """
 
     replicas_acked: Annotated[int, Meta(ge=0, le=5)] = 1
     disk_reserve_mb: Annotated[int, Meta(ge=16, le=1_048_576)] = 256
+    copies: Literal[1, 3] = 1
 
 
 class RoomSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

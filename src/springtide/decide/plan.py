@@ -4,6 +4,7 @@ import msgspec
 
 from springtide.decide import autoscale, rollout, route, zones
 from springtide.decide.autoscale import Wanted
+from springtide.decide.capacity import learn
 from springtide.decide.observed import Observed
 from springtide.decide.place import Budget, Placement, keeping, open_slots, place, promised
 from springtide.decide.reconcile import Reconciler
@@ -20,8 +21,10 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
     drains of that plan: a replica loses its traffic before it refuses to be ready.
     """
     observed = Observed(snapshot, policy)
+    capacity = learn(observed, policy)
     demand = autoscale.demand_ahead(snapshot, policy)
-    wanted = autoscale.autoscale(demand, snapshot, policy, observed.live_by_zone.total())
+    informed = msgspec.structs.replace(snapshot, capacity=capacity)
+    wanted = autoscale.autoscale(demand, informed, policy, observed.live_by_zone.total(), len(observed.serving))
     seen = zones.conclude(observed, policy)
     hold = wanted.hold or seen.suspect
     placement = _place(wanted, observed, policy, seen)
@@ -34,6 +37,8 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
     leaving = {step.replica_id for step in steps if isinstance(step, DrainReplica)}
     shares = seen.shares(snapshot.now_ms, policy)
     reasons, alerts = _said(observed, placement, reconciler, revisions)
+    if capacity.limit:
+        alerts.append(f"more replicas bring no throughput: {capacity.limit} is the limit")
     return Plan(
         tick=snapshot.tick,
         demand=demand,
@@ -43,7 +48,7 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
         actions=(*_list(observed, leaving, shares, seen), *steps),
         reasons=(demand.reason, wanted.reason, *placement.reasons, *seen.reasons, *reasons),
         zone_health=seen.health,
-        capacity=snapshot.capacity,
+        capacity=capacity,
         rollout=release,
         alerts=(*seen.alerts, *placement.alerts, *alerts),
         asked=wanted.asked,

@@ -97,6 +97,12 @@ def read_kept(folder: Path) -> Kept | None:
     return None
 
 
+def forget(folder: Path) -> None:
+    """The engine was ended on purpose: the next one begins anew."""
+    with contextlib.suppress(OSError):
+        (folder / KEPT).unlink(missing_ok=True)
+
+
 def runs(folder: Path) -> bool:
     """An engine that was started to survive runs for this folder."""
     kept = read_kept(folder)

@@ -83,7 +83,8 @@ async def start_balancer(
 ) -> BalancerEngine:
     """Start an engine of this kind, or take over the one that runs in `folder`.
 
-    With `survive` it goes on when this process ends. `auto` takes Envoy when HAProxy is not installed or does not
+    With `survive` it goes on when this process ends. One that died there, and was not stopped, is started again with
+    the services, ports and endpoints it had. `auto` takes Envoy when HAProxy is not installed or does not
     start, or when it is what runs already. Raises EngineError.
     """
     refused = ""

@@ -87,12 +87,15 @@ class Groups:
             return int(figures.get("oom_kill", "0")) > 0
         return False
 
+    def pids(self, replica_id: str) -> frozenset[int]:
+        """The processes in the group; none where there is no group."""
+        return frozenset(pid for folder in self._folders(replica_id).values() for pid in _pids(folder))
+
     def kill(self, replica_id: str) -> None:
         """End whatever still runs in the group: what its main process had started."""
-        for folder in self._folders(replica_id).values():
-            for pid in _pids(folder):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        for pid in self.pids(replica_id):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
     def remove(self, replica_id: str) -> bool:
         """Remove the group; False while a process is still in it. One that is not there is no error."""

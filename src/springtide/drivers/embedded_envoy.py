@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from springtide.drivers.balanced_service import ORDER_PATH, SERVICES_MAX, BalancedService, check_service
-from springtide.drivers.balancer_process import BalancerProcess, Front, Kept, free_port, read_kept, replace_file
+from springtide.drivers.balancer_process import BalancerProcess, Front, Kept, forget, free_port, read_kept, replace_file
 from springtide.drivers.child import Child
 from springtide.drivers.envoy import Address, EnvoyBalancer, assignment
 from springtide.drivers.envoy_config import bootstrap, cluster, discovery, listener
@@ -101,19 +101,24 @@ class EnvoyEngine:
     async def stop(self) -> None:
         """End it; requests that are open are cut."""
         await self._end()
+        forget(self._folder)
 
     def detach(self) -> None:
         """Leave it running (where it was started to survive us) and let go of it."""
 
     async def begin(self, services: Sequence[BalancedService]) -> None:
-        """Take over the Envoy that runs in the folder, or start one; then serve what is asked for. Once only."""
+        """Take over the Envoy that runs in the folder, start again one that died there, or start a new one.
+
+        Then serve what is asked for. Once only.
+        """
         kept = read_kept(self._folder)
         if kept:
             self.process = await self._found(kept)
-        if kept and self.process:
             self._fronts = kept.fronts
-            for name in kept.fronts:
-                self._balancers[name] = self._make(name)
+            if self.process:
+                self._balancers = {name: self._make(name) for name in kept.fronts}
+            else:
+                await self._revive()
         for service in services:
             check_service(service)
             if self.process:
@@ -124,6 +129,13 @@ class EnvoyEngine:
                 self._forget_endpoints(service.name)
         if not self.process:
             await self._launch()
+
+    async def _revive(self) -> None:
+        """What the files say may not be possible any more: then begin anew."""
+        try:
+            await self._launch()
+        except EngineError:
+            self._fronts, self._balancers = {}, {}
 
     async def _found(self, kept: Kept) -> BalancerProcess | None:
         found = BalancerProcess.find(self._folder, kept)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from springtide.drivers.balanced_service import SERVICES_MAX, BalancedService, check_service
-from springtide.drivers.balancer_process import BalancerProcess, Front, Kept, free_port, read_kept, replace_file
+from springtide.drivers.balancer_process import BalancerProcess, Front, Kept, forget, free_port, read_kept, replace_file
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.haproxy import HaproxyBalancer
 from springtide.drivers.haproxy_api import SERVER, RuntimeApi
@@ -33,7 +33,9 @@ CONNECTIONS_MAX = 20_000
 """Open client connections, if the limit of open files allows it: each needs two, and the checks some more."""
 
 _CHECK_FILES_MAX = 4_000
-_FILES_UNLIMITED = 1_000_000
+_FILES_MAX = 2 * CONNECTIONS_MAX + 10_000
+_OTHER_FILES = 200
+_CONNECTIONS_MIN = 64
 _SOCKET_PATH_MAX = 90  # of 108 bytes: HAProxy adds its pid and a suffix while it binds
 _CHECK_CONFIG_S = 10.0
 _POLL_S = 0.02
@@ -104,6 +106,7 @@ class EmbeddedHaproxy:
         """End it; requests that are open are cut."""
         self.detach()
         await self._end()
+        forget(self._folder)
 
     def detach(self) -> None:
         """Leave it running (where it was started to survive us) and let go of it."""
@@ -116,13 +119,17 @@ class EmbeddedHaproxy:
         return self._fronts[service]
 
     async def begin(self, services: Sequence[BalancedService]) -> None:
-        """Take over the HAProxy that runs in the folder, or start one; then serve what is asked for. Once only."""
+        """Take over the HAProxy that runs in the folder, start again one that died there, or start a new one.
+
+        Then serve what is asked for. Once only.
+        """
         kept = read_kept(self._folder)
         if kept:
             self.process = await self._found(kept)
-        if kept and self.process:
             for name, front in kept.fronts.items():
                 self._take(name, front)
+            if not self.process:
+                await self._revive()
         for service in services:
             check_service(service)
             if self.process:
@@ -131,6 +138,14 @@ class EmbeddedHaproxy:
                 self._take(service.name, Front(service, free_port(self.host, service.port)))
         if not self.process:
             await self._launch(fresh=True)
+
+    async def _revive(self) -> None:
+        """What the files say may not be possible any more: then begin anew."""
+        try:
+            await self._launch()
+        except EngineError:
+            self.detach()
+            self._fronts, self._balancers = {}, {}
 
     async def _found(self, kept: Kept) -> BalancerProcess | None:
         found = BalancerProcess.find(self._folder, kept)
@@ -205,16 +220,21 @@ class EmbeddedHaproxy:
         try:
             conf = self._folder / "conf"
             conf.mkdir(parents=True, exist_ok=True)
-            replace_file(conf / "0-global.cfg", global_text(self._folder, Limits(_connections_max())).encode())
             for name, front in fronts.items():
                 self._write_service(front, endpoints.get(name, ()))
             for path in conf.glob("service-*.cfg"):
                 if path.stem.removeprefix("service-") not in fronts:
                     path.unlink()
+            self._write_global()
         except OSError as error:
             raise EngineError(
                 f"HAProxy cannot keep its files in {self._folder}: {error.strerror}; name a folder you may write to"
             ) from error
+
+    def _write_global(self) -> None:
+        conf = self._folder / "conf"
+        servers = sum(path.read_bytes().count(b"\n  server ") for path in conf.glob("service-*.cfg"))
+        replace_file(conf / "0-global.cfg", global_text(self._folder, limits(servers)).encode())
 
     def _write_kept(self) -> None:
         if self.process:
@@ -226,6 +246,8 @@ class EmbeddedHaproxy:
         (self._folder / "state").unlink(missing_ok=True)
         if fresh:
             self._write(self._fronts, {})
+        else:
+            self._write_global()
         command = [str(binary), "-W", "-q", "-S", str(self._folder / "master.sock"), "-f", str(self._folder / "conf")]
         self.process = BalancerProcess.launch("HAProxy", command, self._folder, survive=self._survive)
         try:
@@ -241,6 +263,8 @@ class EmbeddedHaproxy:
             raise EngineError("HAProxy does not run; start it again")
         await self._check_config()
         try:
+            for balancer in self._balancers.values():
+                await balancer.count()
             before = await self._api.pid()
             replace_file(self._folder / "state", (await self._api.call("show servers state")).encode())
         except (BalancerError, OSError) as error:
@@ -333,8 +357,14 @@ def _absolute(folder: Path) -> Path:
     return folder.absolute()
 
 
-def _connections_max() -> int:
-    """What the limit of open files leaves for clients, each with a connection to a replica."""
+def limits(servers: int) -> Limits:
+    """What the limit of open files leaves for clients, each with a connection to a replica, beside the checks."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = _FILES_UNLIMITED if hard == resource.RLIM_INFINITY else hard
-    return max(64, min(CONNECTIONS_MAX, (files - min(files // 4, _CHECK_FILES_MAX)) // 2))
+    files = _FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, _FILES_MAX)
+    checks = max(min(files // 4, _CHECK_FILES_MAX), servers + _OTHER_FILES)
+    connections = min(CONNECTIONS_MAX, (files - checks) // 2)
+    if connections < _CONNECTIONS_MIN:
+        raise EngineError(
+            f"{servers} replicas leave no room for clients in {files} open files; raise the limit (ulimit -Hn)"
+        )
+    return Limits(connections=connections, spare_files=checks - servers - _OTHER_FILES)

@@ -219,10 +219,9 @@ async def _until_ready(child: Child, clock: Clock, settings: RegistrySettings) -
                     "end what listens there or name another port"
                 )
             raise child.failure(f"ended at once with status {child.returncode}")
-        if await _answers(clock, settings.host, settings.port):
-            # What answers may be another program on our port: then ours is about to end.
-            if await to_thread(listens, child.pid, settings.port):
-                return
+        # What answers may be another program on our port: then ours is about to end.
+        if await _answers(clock, settings.host, settings.port) and await to_thread(listens, child.pid, settings.port):
+            return
         await clock.sleep(_POLL_S)
     raise child.failure(f"did not answer within {READY_S_MAX:.0f} s")
 

@@ -169,6 +169,10 @@ class HaproxyBalancer:
         if idle:
             await self._api.change([self._line("del server {}", name) for name in idle])
 
+    async def count(self) -> None:
+        """Take note of the figures so far, because HAProxy is about to begin new ones (a reload)."""
+        await self._count()
+
     async def _count(self) -> list[Row]:
         """Add to each zone what its servers did since they were last looked at."""
         rows = await self._api.statistics(self.service.name)

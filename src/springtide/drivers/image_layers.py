@@ -73,22 +73,32 @@ def write_layer(name: str, entries: Sequence[Entry], cache: Path, derive: Derive
         raise ImageError(f"layer {name} cannot be written: {error}; make room, or see that it can be read") from error
 
 
-def folder_entries(folder: Path, into: str, *, keep: Callable[[Path], bool] = lambda _: True) -> Iterator[Entry]:
-    """All files of a folder but `.git`, `.venv` and compiled Python. Raises ImageError for what no image can hold."""
+def folder_entries(
+    folder: Path, into: str, *, keep: Callable[[Path], bool] = lambda _: True, follow: bool = False
+) -> Iterator[Entry]:
+    """All files of a folder but `.git`, `.venv` and compiled Python. Raises ImageError for what no image can hold.
+
+    Links that leave the folder are refused, as they may show what was not meant to be shown; with `follow` the files
+    they lead to are taken.
+    """
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if _SKIPPED & set(inside.parts) or path.suffix == ".pyc" or not keep(inside):
             continue
         where = f"{into}/{inside}".strip("/")
-        if path.is_symlink():
-            link = os.readlink(path)  # noqa: PTH115 - the text of the link, whatever it is
-            if not (path.parent / link).resolve().is_relative_to(folder.resolve()) or Path(link).is_absolute():
-                raise ImageError(f"{path} is a link that leaves {folder}; put the file itself there")
-            yield Entry(where, link=link)
+        if path.is_symlink() and not (follow and path.is_file()):
+            yield Entry(where, link=_inner_link(path, folder))
         elif path.is_file():
-            yield Entry(where, source=path, executable=bool(path.stat().st_mode & stat.S_IXUSR))
+            yield Entry(where, source=path.resolve(), executable=bool(path.stat().st_mode & stat.S_IXUSR))
         elif not path.is_dir():
             raise ImageError(f"{path} is neither a file nor a folder; take it out of {folder}")
+
+
+def _inner_link(path: Path, folder: Path) -> str:
+    link = os.readlink(path)  # noqa: PTH115 - the text of the link, whatever it is
+    if Path(link).is_absolute() or not (path.parent / link).resolve().is_relative_to(folder.resolve()):
+        raise ImageError(f"{path} is a link that leaves {folder}; put the file itself there")
+    return link
 
 
 def archive(layers: Sequence[Layer], config: bytes, reference: str, known: int, target: Path) -> None:

@@ -61,11 +61,13 @@ def python_entries() -> list[Entry]:
         Entry(f"{PREFIX}/bin/{_VERSION}", source=interpreter.resolve(), executable=True),
         Entry(f"{PREFIX}/bin/python3", link=_VERSION),
         Entry(f"{PREFIX}/bin/python", link=_VERSION),
+        # Debian's Python looks for packages under this name.
+        Entry(f"{PREFIX}/lib/{_VERSION}/dist-packages", link="site-packages"),
         Entry("etc/passwd", data=b"root:x:0:0:root:/:/sbin/nologin\nspringtide:x:10001:10001::/app:/sbin/nologin\n"),
         Entry("etc/group", data=b"root:x:0:\nspringtide:x:10001:\n"),
         Entry("tmp", folder_mode=0o1777),
         Entry("app", folder_mode=0o755),
-        *folder_entries(library, f"{PREFIX}/lib/{_VERSION}", keep=_is_used),
+        *folder_entries(library, f"{PREFIX}/lib/{_VERSION}", keep=_is_used, follow=True),
     ]
     for certificates in (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt")):
         if certificates.exists():
@@ -78,7 +80,9 @@ def package_entries(package: str, without: frozenset[str] = HEAVY) -> list[Entry
     """The packages that an installed one needs to run, themselves and theirs, but not `package` itself."""
     entries: list[Entry] = []
     for found in _needed(package, without):
-        for file in found.files or ():
+        if found.files is None:
+            raise ImageError(f"package {found.name} does not say which files it has; install it with pip, then build")
+        for file in found.files:
             parts = file.parts
             if ".." in parts or "__pycache__" in parts:
                 continue

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,12 +15,12 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 # Fields of /proc/PID/stat after the command's name (which may hold spaces and brackets): proc_pid_stat(5).
-_STATE, _UTIME, _STIME, _START, _RSS = 0, 11, 12, 19, 21
+_STATE, _UTIME, _STIME, _CUTIME, _CSTIME, _START, _RSS = 0, 11, 12, 13, 14, 19, 21
 _ENDED = {"Z", "X", "x"}
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a process has used: CPU seconds since its start, resident memory now."""
+    """What a process has used: CPU seconds since its start, with children that have ended; resident memory now."""
 
     cpu_s: float
     memory_bytes: int
@@ -94,6 +94,12 @@ def find_by_environment(environment: str) -> Process | None:
     return None
 
 
+def usage_of(pids: Iterable[int]) -> Usage:
+    """What these processes have used together; those that are gone count for nothing."""
+    usages = [stat.usage for pid in pids if (stat := _stat(pid))]
+    return Usage(sum(usage.cpu_s for usage in usages), sum(usage.memory_bytes for usage in usages))
+
+
 def started_ticks(pid: int) -> int:
     """When the process with this pid started, in clock ticks since the machine booted; -1 when there is none."""
     stat = _stat(pid)
@@ -112,7 +118,7 @@ def _stat(pid: int) -> _Stat | None:
         return None
     if fields[_STATE] in _ENDED:
         return None
-    cpu_s = (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S
+    cpu_s = sum(int(fields[at]) for at in (_UTIME, _STIME, _CUTIME, _CSTIME)) / _TICKS_PER_S
     return _Stat(int(fields[_START]), Usage(cpu_s, int(fields[_RSS]) * _PAGE_BYTES))
 
 

@@ -134,6 +134,9 @@ class PostgresKeeper:
                     await self.look()
                 except EngineError as error:
                     self._raise_alarm(str(error))
+                except Exception as error:  # noqa: BLE001 - a keeper that ended would leave its store without one
+                    _log.exception("keeper_failed")
+                    self._raise_alarm(f"the keeper failed: {error!r}; see its log")
                 self._looked_s = self._clock.monotonic_s()
                 await self._clock.sleep(LOOK_S)
         finally:
@@ -187,13 +190,17 @@ class PostgresKeeper:
     async def _stay(self, primary: Member, others: Sequence[Member], fenced: int) -> None:
         """Nobody can take over without the danger of a loss: the primary has to come back."""
         await asyncio.gather(*(one.follow(primary) for one in others), return_exceptions=True)
-        dead = self._kills and not primary.runs
         self._raise_alarm(
             f"the primary of PostgreSQL ({primary.name}) is lost and only {fenced} of {len(self._members) - 1} other "
             "copies answer, too few to be sure that they have all: bring one of them back, or the primary"
         )
-        if dead:
-            await primary.engine.start()
+        joining, now_s = self._joining[primary.name], self._clock.monotonic_s()
+        if not self._kills or primary.runs or now_s < joining.not_before_s or primary.name in self.away:
+            return
+        joining.not_before_s = now_s + min(JOIN_WAIT_S * 2**joining.tries, JOIN_WAIT_S_MAX)
+        joining.tries += 1
+        _log.warning("postgres_primary_starts_again", name=primary.name)
+        await primary.engine.restart()
 
     async def _crown(self, successor: Member, said: Mapping[str, Status | None]) -> None:
         """Carry out what is written down; also after a keeper died in the middle of it."""

@@ -169,8 +169,15 @@ class PostgresSession:
 
 
 async def _prepared(connection: asyncpg.Connection) -> None:
-    """Give a new connection the table that `record_new_entries` reads."""
-    await connection.execute(query("staging_table"))
+    """Give a new connection the table that `record_new_entries` reads.
+
+    It is nobody else's and goes with the connection, so its commit waits for no disk and no standby.
+    """
+    try:
+        await connection.execute(f"BEGIN; SET LOCAL synchronous_commit = off; {query('staging_table')} COMMIT")
+    except BaseException:
+        connection.terminate()  # the pool would wait for it to say goodbye
+        raise
 
 
 async def _nothing_to_reset(_: asyncpg.Connection) -> None:

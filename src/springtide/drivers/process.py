@@ -25,7 +25,7 @@ from springtide.drivers.cgroups import Groups
 from springtide.drivers.child import LOG_TAIL_LINES, spawn
 from springtide.drivers.http_get import http_get
 from springtide.drivers.listening import free_port, is_taken, listens
-from springtide.drivers.pids import Process, find_by_environment
+from springtide.drivers.pids import Process, Usage, find_by_environment, usage_of
 from springtide.drivers.process_state import HOST, Record, RecordFolder
 from springtide.drivers.replica_launch import (
     ANNOUNCE_VARIABLE,
@@ -341,8 +341,10 @@ class ProcessRuntime:
 
     def _look(self, slot: _Slot) -> Replica:
         usage = slot.process.usage() if slot.process else None
-        if usage:
-            slot.cpu_s = usage.cpu_s
+        if usage and slot.process:
+            more = usage_of(self._groups.pids(slot.record.replica_id) - {slot.process.pid})
+            usage = Usage(usage.cpu_s + more.cpu_s, usage.memory_bytes + more.memory_bytes)
+            slot.cpu_s = max(slot.cpu_s, usage.cpu_s)
         # While it is brought up, that task finds the end out: it may be about to try another port.
         elif slot.process and not slot.take_down and (slot.bring_up is None or slot.bring_up.done()):
             self._fail(slot, self._ended(slot))

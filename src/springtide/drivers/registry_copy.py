@@ -32,7 +32,7 @@ class CopySettings(msgspec.Struct, frozen=True):
     """Limits of copying: layers at once, tries of each (the pause doubles), and bytes/s of the line (0: no limit)."""
 
     layers_at_once: int = 3
-    tries: int = 5
+    tries: int = 6
     pause_s: float = 0.5
     bytes_per_s: float = 0.0
 

@@ -72,6 +72,9 @@ class ValkeyKeeper:
                     await self.look()
                 except EngineError as error:
                     self._raise_alarm(str(error))
+                except Exception as error:  # noqa: BLE001 - a keeper that ended would leave its store without one
+                    _log.exception("keeper_failed")
+                    self._raise_alarm(f"the keeper failed: {error!r}; see its log")
                 self._looked_s = self._clock.monotonic_s()
                 await self._clock.sleep(LOOK_S)
         finally:
@@ -122,8 +125,8 @@ class ValkeyKeeper:
         if not enough_fenced(len(logs), self._replicas, self._acked):
             await self._unfence(now)
             self._raise_alarm(
-                f"a shard of Valkey has lost its primary, and {len(logs)} of its {self._replicas} replicas answer: too few "
-                "to be sure that they have every order. Bring back one of its servers, in any zone"
+                f"a shard of Valkey has lost its primary, and {len(logs)} of its {self._replicas} replicas answer: too "
+                "few to be sure that they have every order. Bring back one of its servers, in any zone"
             )
             return
         successor = heir(logs)

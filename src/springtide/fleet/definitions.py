@@ -1,7 +1,7 @@
 """Revisions made known to the runtimes, each to each, before a replica of it is started there."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from springtide.errors import SpringtideError
 from springtide.fleet.desk import Desk
@@ -32,14 +32,18 @@ class DefinitionBook:
         number = self._number.get(zone)
         return number is not None and (service, revision) in self._known[number]
 
-    async def define(self, desks: Iterable[Desk], timeout_s: float) -> None:
-        """Tell every runtime what it does not know yet. What fails is reported, and told at the next tick."""
+    async def define(self, desks: Iterable[Desk], silent: Collection[str], timeout_s: float) -> None:
+        """Tell every runtime what it does not know yet. What fails is reported, and told at the next tick.
+
+        Zones that are `silent` are not told: nothing is started there, and a tick must not wait for them.
+        """
         specs = [spec for desk in desks for spec in desk.startable()]
         wanted = {(spec.name, spec.revision) for spec in specs}
         self._known = [known & wanted for known in self._known]
         missing = [
             self._tell(number, spec, timeout_s)
-            for number in range(len(self._runtimes))
+            for number, (_, zones) in enumerate(self._runtimes)
+            if zones[0] not in silent
             for spec in specs
             if (spec.name, spec.revision) not in self._known[number]
         ]

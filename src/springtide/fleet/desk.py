@@ -8,7 +8,6 @@ import msgspec
 from springtide.decide import autoscale
 from springtide.decide.forecast import is_announced
 from springtide.decide.seasons import SeasonBook
-from springtide.errors import FleetStateError
 from springtide.model import (
     CalendarEvent,
     CapacityEstimate,
@@ -20,6 +19,7 @@ from springtide.model import (
     Rollout,
     RolloutState,
     ScaleOverride,
+    SeasonPoint,
     ServiceSpec,
     ServiceWish,
     Snapshot,
@@ -34,10 +34,7 @@ WANTED_MAX = 200
 
 
 class DeskMemory(msgspec.Struct, frozen=True):
-    """What of a service outlives the loop.
-
-    `endpoints` is the list that the balancer was last given, `homes` the nodes of their replicas.
-    """
+    """What of a service outlives the loop, but for the list of its balancer and its seasons."""
 
     service: str
     revision: str = ""
@@ -48,11 +45,13 @@ class DeskMemory(msgspec.Struct, frozen=True):
     capacity: CapacityEstimate | None = None
     scaled_in_ms: int = 0
     wanted: tuple[tuple[int, int], ...] = ()
+
+
+class ListMemory(msgspec.Struct, frozen=True):
+    """The list that the balancer was last given, and `homes`, the nodes of its replicas."""
+
     endpoints: tuple[Endpoint, ...] = ()
     homes: dict[str, str] = {}
-
-
-_MEMORY = msgspec.json.Decoder(DeskMemory)
 
 
 class Desk:
@@ -160,11 +159,9 @@ class Desk:
             capacity=self.capacity,
             scaled_in_ms=self.scaled_in_ms,
             wanted=tuple(self.wanted),
-            endpoints=self.endpoints,
-            homes=self.homes,
         )
 
-    def restore(self, memory: DeskMemory) -> None:
+    def restore(self, memory: DeskMemory, listed: ListMemory, seasons: Sequence[SeasonPoint]) -> None:
         """Go on where another loop was. The balancer may have another list than the last one: it is written again."""
         self.wish = memory.wish
         self.revision = memory.revision
@@ -174,8 +171,8 @@ class Desk:
         self.capacity = memory.capacity
         self.scaled_in_ms = memory.scaled_in_ms
         self.wanted = deque(memory.wanted, maxlen=WANTED_MAX)
-        self.endpoints = memory.endpoints
-        self.homes = dict(memory.homes)
+        self.endpoints, self.homes = listed.endpoints, listed.homes
+        self.seasons.merge(seasons)
         self.endpoints_unsure = self.restored = True
 
     def _turn(self, rollout: Rollout, wished: str, now_ms: int) -> None:
@@ -201,16 +198,6 @@ class Desk:
         self.wanted.append((now_ms, asked))
         while self.wanted[0][0] < now_ms - self.policy.patience_ms:
             self.wanted.popleft()
-
-
-def decode_memory(service: str, value: bytes) -> DeskMemory:
-    """What was remembered of a service. Raises FleetStateError when another version wrote it."""
-    try:
-        return _MEMORY.decode(value)
-    except msgspec.DecodeError as error:
-        raise FleetStateError(
-            f"what is remembered of {service} cannot be read ({error}); let the version that wrote it lead"
-        ) from error
 
 
 def service_policy(base: FleetPolicy, wish: ServiceWish, zones: Sequence[Zone]) -> FleetPolicy:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from springtide.fleet.desk import Desk, DeskMemory
+from springtide.fleet.desk import Desk
+from springtide.fleet.keeper import Recalled
 from springtide.fleet.observe import Observation
 from springtide.fleet.split import owners, run_of
-from springtide.model import FleetPolicy, SeasonPoint, Wishes, Zone
+from springtide.model import FleetPolicy, Wishes, Zone
 
 
 class Desks:
@@ -22,12 +23,12 @@ class Desks:
         desk = self.by_name[service] = Desk(service, run, self._policy, self._zones)
         return desk
 
-    def adopt(self, memories: Iterable[tuple[DeskMemory, Iterable[SeasonPoint]]], run: str) -> None:
+    def adopt(self, memories: Iterable[Recalled], run: str) -> None:
         """Take over what the leader before remembered; everything is marked as this term's from now on."""
-        for memory, seasons in memories:
-            desk = self.by_name.get(memory.service) or self.add(memory.service, "")
-            desk.restore(memory)
-            desk.seasons.merge(seasons)
+        for recalled in memories:
+            service = recalled.memory.service
+            desk = self.by_name.get(service) or self.add(service, "")
+            desk.restore(recalled.memory, recalled.listed, recalled.seasons)
         for service, desk in self.by_name.items():
             desk.run = run_of(run, service)
 

@@ -6,12 +6,12 @@ from typing import Never
 import msgspec
 
 from springtide.errors import Deposed, FleetStateError
-from springtide.fleet.desk import Desk, DeskMemory
+from springtide.fleet.desk import Desk
 from springtide.fleet.intents import NEEDS_INTENT, Deed, Intents
-from springtide.fleet.keeper import Keeper
+from springtide.fleet.keeper import Keeper, Recalled
 from springtide.fleet.leader import Leader
 from springtide.fleet.status import FleetStatus
-from springtide.model import Node, SeasonPoint
+from springtide.model import Node
 from springtide.ports import Clock, FleetState
 
 TAKE_OVER_S = 5.0
@@ -27,7 +27,7 @@ SWEEP_S = 30.0
 class Taken(msgspec.Struct, frozen=True):
     """What a new leader found: the memory of each service, and the purchases to send again."""
 
-    memories: list[tuple[DeskMemory, tuple[SeasonPoint, ...]]]
+    memories: list[Recalled]
     again: list[Deed]
 
 

@@ -71,10 +71,12 @@ class Leader:
 
     async def keep(self) -> Never:
         """Prolong the lead whenever that is due, for ever: a slow tick must not lose it."""
+        renew_s = self._lease_ms / 1000 * RENEW
         while True:
             if self.holds:
                 await self.tend()
-            await self._clock.sleep(self._lease_ms / 1000 * RENEW / 2)
+            due_s = self._sent_s + renew_s - self._clock.monotonic_s() if self.holds else renew_s
+            await self._clock.sleep(max(due_s, renew_s / 4))
 
     def depose(self) -> None:
         """Another leads: begin nothing from now on."""

@@ -153,7 +153,8 @@ class ControlLoop:
         for desk in self._desks.values():
             self._book.want(desk.service, desk.wish)
         fleet = self._fleet(seen, in_flight)
-        await self._act(self._decide(fleet, seen))
+        plans = self._decide(fleet, seen)
+        await self._act(plans, {zone.name for zone in self._settings.zones if f"replicas/{zone.name}" in seen.ages_ms})
         if self._lead is not None and seen.wishes is not None:
             await self._forget(fleet, seen)
             await self._remember(self._lead, seen.now_ms, seen.wishes)
@@ -255,10 +256,10 @@ class ControlLoop:
                 plans.append((desk, plan))
         return plans
 
-    async def _act(self, plans: list[tuple[Desk, Plan]]) -> None:
+    async def _act(self, plans: list[tuple[Desk, Plan]], silent: set[str]) -> None:
         written = await asyncio.gather(*(self._write_endpoints(desk, plan) for desk, plan in plans))
         if self._lead is not None:
-            await self._definitions.define([desk for desk, _ in plans], self._tick_s)
+            await self._definitions.define([desk for desk, _ in plans], silent, self._tick_s)
         deeds = [
             Deed(desk.service, action, plan.tick)
             for (desk, plan), has_list in zip(plans, written, strict=True)
