@@ -258,3 +258,12 @@ def _rows(results: Results, names: Sequence[str], chosen: dict[str, dict[str, st
         yield Row(f"{part}: all: violations", violation_s, "s", why, ceiling=min(total[0] for total in totals))
         yield Row(f"{part}: all: cost", cost, "replica-hours", why, ceiling=min(total[1] for total in totals))
         yield Row(f"{part}: series with more violations", worse, "series", why, ceiling=0)
+    for part in PARTS:
+        ours_s, ours_cost = _total(results, names, OURS_NAME, part)
+        grid = [_total(results, names, f"{kind}: {setting}", part) for kind in chosen for setting in GRID]
+        cheaper = [violation_s for violation_s, cost in grid if cost <= ours_cost]
+        fewer = sum(violation_s <= ours_s for violation_s, _ in grid)
+        yield Row(f"{part}: settings of {len(grid)} with as few violations", fewer, "settings", "any cost", ceiling=0)
+        yield Row(
+            f"{part}: least violations at our cost", min(cheaper, default=0), "s", "of all settings that cost no more"
+        )

@@ -130,6 +130,25 @@ async def test_figures_of_a_removed_replica_are_not_lost(stage: Stage) -> None:
     assert [zone.zone for zone in (await stage.balancer.sample(2)).zones] == ["a"]
 
 
+async def test_figures_add_up_while_they_are_read_and_the_list_changes(stage: Stage) -> None:
+    await stage.begin_inside("a1 b1")
+    await stage.route(a1=10, b1=10)
+    counted = Counted(stage)
+    await counted.take()
+    seen = {"all": 0.0, "zones": 0.0}
+
+    async def take() -> None:
+        sample, elapsed_s = await counted.take()
+        seen["all"] += sample.requests_per_s * elapsed_s
+        seen["zones"] += sum(zone.requests_per_s for zone in sample.zones) * elapsed_s
+
+    async with stage.load(4) as load:
+        for weight in range(1, 16):
+            await asyncio.gather(stage.route(a1=weight, b1=20), take(), load.answered(30))
+    await take()
+    assert seen == {name: pytest.approx(load.answers.total(), rel=0.15) for name in seen}
+
+
 async def test_an_address_may_go_to_another_replica(stage: Stage) -> None:
     (one,) = await stage.begin_inside("a1")
     await stage.route(a1=10)

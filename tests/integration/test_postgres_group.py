@@ -125,7 +125,7 @@ async def test_an_old_primary_that_wakes_up_answers_nothing_and_what_it_wrote_al
         assert await connection.fetchval("SELECT buyer FROM orders WHERE order_id = 'o1'") == "alone"
         connection.terminate()
         # Whoever connects is led to the new one, although both say that they take writes.
-        found = await postgres_servers.connect(group.dsn, timeout=5.0)
+        found = await postgres_servers.connect(group.dsn, clock=CLOCK, timeout=5.0)
         assert await found.fetchval("SELECT buyer FROM orders WHERE order_id = 'o1'") == "b1"
         await found.close()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from springtide.drivers.cgroups import Mount
+from springtide.drivers.cgroups import Groups, Mount
 from springtide.drivers.http_get import http_get
 from springtide.drivers.listening import free_port
 from springtide.drivers.pids import Process, find_by_environment, usage_of
@@ -406,6 +406,23 @@ async def test_a_core_share_is_enforced_and_its_group_removed(make: Make) -> Non
     await runtime.stop("r1")
     assert not folder.exists()
     assert not any(runs(int(pid)) for pid in pids)
+
+
+async def test_a_group_is_removed_by_a_runtime_that_would_make_it_elsewhere(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await make()
+    limited(first)
+    await first.start(spec())
+    await until(first, ReplicaState.READY)
+    folder = group_files(first, "r1", "cpu")
+    assert folder.exists()
+    folders = Groups._folders
+    monkeypatch.setattr(Groups, "_folders", lambda self, replica_id: folders(self, f"elsewhere-{replica_id}"))
+    second = await make()
+    assert await second.adopt() == 1
+    await second.stop("r1")
+    assert not folder.exists()
 
 
 async def test_a_replica_without_limits_has_no_group(make: Make) -> None:

@@ -86,8 +86,8 @@ async def told(folder: Path, *lives: Life) -> Story:
     return story
 
 
-def after(end: int) -> Callable[[int, str, str], bool]:
-    return lambda number, _, moment: number == end and moment == "after"
+def at(end: int, when: str) -> Callable[[int, str, str], bool]:
+    return lambda number, _, moment: (number, moment) == (end, when)
 
 
 def writes(calls: list[str]) -> list[int]:
@@ -114,7 +114,7 @@ async def test_it_may_end_after_any_write(tmp_path: Path, part: int) -> None:
     ends = writes(life.calls)
     assert len(ends) > 100
     for end in ends[part::4]:
-        story = await told(tmp_path / str(end), Life(after(end)))
+        story = await told(tmp_path / str(end), Life(at(end, "after")))
         assert len(story.platform.loops) == 2
         assert story.platform.cloud.rented_total <= whole.platform.cloud.rented_total, life.calls[end]
 
@@ -122,7 +122,7 @@ async def test_it_may_end_after_any_write(tmp_path: Path, part: int) -> None:
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ends=st.lists(st.tuples(st.integers(0, 900), st.sampled_from(["before", "after"])), min_size=1, max_size=6))
 def test_it_may_end_anywhere_and_again(tmp_path_factory: pytest.TempPathFactory, ends: list[tuple[int, str]]) -> None:
-    lives = [Life(lambda number, _, moment, end=end: (number, moment) == end) for end in ends]  # type: ignore[misc] # bound
+    lives = [Life(at(*end)) for end in ends]
     asyncio.run(told(tmp_path_factory.mktemp("story"), *lives))
 
 

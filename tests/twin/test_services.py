@@ -294,6 +294,27 @@ async def test_a_fresh_loop_keeps_what_serves_where_a_runtime_is_silent(build: B
     assert platform.serving("web") == 2
 
 
+async def test_a_zone_that_is_lost_while_no_loop_runs_is_replaced(build: Build) -> None:
+    platform = build(web=50.0)
+    await platform.state.wish_service("web", wish("web", replicas_min=4))
+    platform.begin()
+    await platform.until(10)
+    lost = [one.replica_id for one in platform.replicas("web", "idc-a")]
+    assert len(lost) == 2
+    platform.loops[0][1].over = True
+    platform.runtimes["idc-a"].failing = True
+    platform.cut_off.update(lost)
+    loop = platform.begin()
+    await platform.until(25)
+    assert platform.serving("web") == 4
+    assert loop.decided["web"][1].weights["idc-a"] == 0
+    platform.runtimes["idc-a"].failing = False
+    platform.cut_off.clear()
+    await platform.until(70)
+    assert platform.serving("web") == 4
+    assert len(platform.replicas("web")) == 4
+
+
 async def test_signals_are_measured(build: Build) -> None:
     signals = tuple(
         Signal(kind.value, kind, 1000.0) for kind in (SignalKind.CPU, SignalKind.IN_FLIGHT, SignalKind.P99_MS)

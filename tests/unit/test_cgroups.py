@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from springtide.drivers.cgroups import Groups, Mount, find_mounts
+from springtide.drivers.cgroups import Groups, Mount, doors, find_mounts, out_of_memory
 
 
 def proc(folder: Path, mountinfo: str, cgroup: str) -> Path:
@@ -71,12 +71,12 @@ def test_version_2_limits_are_written_as_the_kernel_reads_them(tmp_path: Path, m
     monkeypatch.setattr("springtide.drivers.cgroups.find_mounts", lambda: {"cpu": mount, "memory": mount})
     monkeypatch.setattr(Groups, "_try_out", lambda self: None)
     groups = Groups("owner", 0)
-    entered = groups.make("r1", 0.5, 64)
+    made = groups.make("r1", 0.5, 64)
     (folder,) = tmp_path.iterdir()
-    assert entered == [folder / "cgroup.procs"]
+    assert doors(made) == [folder / "cgroup.procs"]
     assert (folder / "cpu.max").read_text() == "50000 100000"
     assert (folder / "memory.max").read_text() == str(64 * 1024 * 1024)
     (folder / "memory.events").write_text("low 0\noom 1\noom_kill 1\n")
-    assert groups.out_of_memory("r1")
-    assert groups.make("r2", 0, 0) == []
-    assert not groups.out_of_memory("r2")
+    assert out_of_memory(made)
+    assert groups.make("r2", 0, 0) == {}
+    assert not out_of_memory({})

@@ -79,6 +79,13 @@ def test_alerts_ages_and_a_limit_are_told() -> None:
     assert "valkey is the limit" in text
 
 
+def test_a_failure_keeps_the_lines_of_its_log() -> None:
+    failure = "replica r ended by itself with status 7\nModuleNotFoundError"
+    assert f"web: {failure}\n" in printed(status(failure=failure), Wishes())
+    state, reason = state_of(WISH, msgspec.structs.replace(SERVING, replicas={}, failure=failure))
+    assert (state, reason) == ("not ready", failure)
+
+
 def test_what_others_wrote_cannot_steer_the_terminal() -> None:
     assert "\x1b]" not in printed(status(alerts=("\x1b]0;title\x07",)), Wishes())
 

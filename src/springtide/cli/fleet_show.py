@@ -1,6 +1,6 @@
 """How the fleet looks in a terminal: its services, its zones, and what its control loop says."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -35,7 +35,7 @@ def fleet(status: FleetStatus, wishes: Wishes, now_ms: int) -> RenderableType:
     parts: list[RenderableType] = [_headline(status, now_ms)]
     parts.append(_services(status, wishes, now_ms))
     parts.append(_zones(status, wishes))
-    parts.extend(Text(_plain(line), style="yellow") for line in dict.fromkeys(_remarks(status)))
+    parts.extend(Text(_plain(line), style="yellow") for line in _lines(_remarks(status)))
     return Group(*parts)
 
 
@@ -151,12 +151,19 @@ def _in_zone(service: ServiceStatus, zone: str) -> str:
     return f"{_plain(service.service)}: {counts_in(service, zone)} ({service.weights.get(zone, 0)})"
 
 
+def _lines(remarks: Iterable[str]) -> list[str]:
+    """Each once; the end of a log in one of them keeps its lines."""
+    return [line for remark in dict.fromkeys(remarks) for line in remark.splitlines()]
+
+
 def _remarks(status: FleetStatus) -> Iterator[str]:
     for alert in status.alerts:
         yield f"alert: {alert}"
     for name, service in sorted(status.services.items()):
         for alert in service.alerts:
             yield f"alert: {name}: {alert}"
+        if service.failure:
+            yield f"{name}: {service.failure}"
         if service.rollout and service.rollout.reason:
             yield f"{name}: {service.rollout.reason}"
         if service.capacity and service.capacity.samples:

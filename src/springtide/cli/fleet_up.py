@@ -204,7 +204,7 @@ def state_of(wish: ServiceWish, one: ServiceStatus | None) -> tuple[str, str]:
     if "health" in one.ages_ms:
         return "not ready", f"its balancer says nothing; does it listen on port {wish.port}? see `logs --platform`"
     if ready < max(1, min(one.wanted, wish.replicas_min)) or not any(one.weights.values()):
-        return "not ready", "; ".join((*one.alerts, *one.reasons)[:3])
+        return "not ready", one.failure or "; ".join((*one.alerts, *one.reasons)[:3])
     return "serving", ""
 
 
@@ -225,7 +225,7 @@ def _ending(name: str, wish: ServiceWish, change: str, one: ServiceStatus | None
     if not waited and state == "not ready":
         state, reason = "not waited for", ""
     if state == "not ready":
-        reason = f"{reason}; see `springtide logs {name}` and `springtide why {name}`".removeprefix("; ")
+        reason = f"{reason}\nsee `springtide logs {name}` and `springtide why {name}`".strip()
     replicas = counts(one) if one else "none"
     return Ending(name, change, wish.port, state, reason, replicas, wish.spec.revision)
 
@@ -239,7 +239,8 @@ def _tell(endings: list[Ending], backoffice_url: str) -> None:
         say(f"back office: {backoffice_url}/openapi.json")
     for one in endings:
         if one.reason:
-            say(f"{one.service}: {one.state}: {one.reason}")
+            for line in f"{one.service}: {one.state}: {one.reason}".splitlines():
+                say(line)
 
 
 def _tell_json(platform: str, endings: list[Ending], removed: list[str], backoffice_url: str) -> None:

@@ -27,8 +27,8 @@ def check_copies(settings: InventorySettings, valkey_folder: Path, postgres_fold
     """
     if settings.copies > 1 and not 1 <= settings.replicas_acked < settings.copies:
         raise UserError(
-            f"[inventory] replicas_acked = {settings.replicas_acked} with copies = {settings.copies}: it must be from 1 "
-            f"to {settings.copies - 1}, or no copy could ever take over"
+            f"[inventory] replicas_acked = {settings.replicas_acked} with copies = {settings.copies}: it must be 1 to "
+            f"{settings.copies - 1}, or no copy could ever take over"
         )
     alone = [valkey_folder / "appendonlydir", *([postgres_folder / "data" / "PG_VERSION"] if postgres_folder else [])]
     several = [valkey_folder / _CLUSTER, *([postgres_folder / "primary.json"] if postgres_folder else [])]

@@ -31,6 +31,10 @@ _CPU, _MEMORY = "cpu", "memory"
 _MB = 1024 * 1024
 
 
+Group = dict[str, str]
+"""A replica's group: by controller, its folder. Whoever adopts the replica may be in another group, and make others."""
+
+
 class Mount(msgspec.Struct, frozen=True):
     """Where a controller's groups are made: `version` 1 or 2, and the folder that new ones go into."""
 
@@ -57,49 +61,23 @@ class Groups:
             return
         self._sweep(now_ms)
 
-    def make(self, replica_id: str, cores: float, memory_mb: int) -> list[Path]:
-        """A group with these limits (0: none); the files that a process writes `0` to, to enter it.
-
-        Raises ReplicaError.
-        """
+    def make(self, replica_id: str, cores: float, memory_mb: int) -> Group:
+        """A group with these limits (0: none); an empty one where nothing is to be enforced. Raises ReplicaError."""
         if self.missing or not (cores or memory_mb):
-            return []
+            return {}
+        folders = self._folders(replica_id)
+        group = {controller: str(folder) for controller, folder in folders.items()}
         try:
-            for folder in self._folders(replica_id).values():
+            for folder in folders.values():
                 folder.mkdir(exist_ok=True)
-            self._limit(self._folders(replica_id), cores, memory_mb)
+            self._limit(folders, cores, memory_mb)
         except OSError as error:
-            self.remove(replica_id)
+            remove(group)
             raise ReplicaError(
                 f"{replica_id} cannot be limited to {cores:g} cores and {memory_mb} MB: {error.strerror}; "
                 "give other limits, or none"
             ) from error
-        return [folder / "cgroup.procs" for folder in set(self._folders(replica_id).values())]
-
-    def out_of_memory(self, replica_id: str) -> bool:
-        """Whether the kernel has killed a process of it for its memory limit."""
-        memory = self._folders(replica_id).get(_MEMORY)
-        if memory is None:
-            return False
-        with contextlib.suppress(OSError):
-            name = "memory.events" if self._mounts[_MEMORY].version == 2 else "memory.oom_control"  # noqa: PLR2004 - the version
-            figures = dict(line.split() for line in (memory / name).read_text().splitlines())
-            return int(figures.get("oom_kill", "0")) > 0
-        return False
-
-    def pids(self, replica_id: str) -> frozenset[int]:
-        """The processes in the group; none where there is no group."""
-        return frozenset(pid for folder in self._folders(replica_id).values() for pid in _pids(folder))
-
-    def kill(self, replica_id: str) -> None:
-        """End whatever still runs in the group: what its main process had started."""
-        for pid in self.pids(replica_id):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-
-    def remove(self, replica_id: str) -> bool:
-        """Remove the group; False while a process is still in it. One that is not there is no error."""
-        return all(_remove(folder) for folder in self._folders(replica_id).values())
+        return group
 
     def _folders(self, replica_id: str) -> Mapping[str, Path]:
         name = f"{_PREFIX}{self._owner}-{replica_id}"
@@ -138,6 +116,38 @@ class Groups:
                 with contextlib.suppress(OSError):
                     if folder.stat().st_mtime * 1000 < now_ms - STALE_MS and not _pids(folder):
                         _remove(folder)
+
+
+def doors(group: Group) -> list[Path]:
+    """The files that a process writes `0` to, to enter the group."""
+    return [Path(folder) / "cgroup.procs" for folder in sorted(set(group.values()))]
+
+
+def out_of_memory(group: Group) -> bool:
+    """Whether the kernel has killed a process of it for its memory limit."""
+    for name in ("memory.events", "memory.oom_control"):  # of version 2, of version 1
+        with contextlib.suppress(OSError, KeyError):
+            text = (Path(group[_MEMORY]) / name).read_text()
+            return int(dict(line.split() for line in text.splitlines()).get("oom_kill", "0")) > 0
+    return False
+
+
+def pids(group: Group) -> frozenset[int]:
+    """The processes in the group."""
+    return frozenset(pid for folder in group.values() for pid in _pids(Path(folder)))
+
+
+def kill(group: Group) -> None:
+    """End whatever still runs in the group: what its main process had started."""
+    for pid in pids(group):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def remove(group: Group) -> bool:
+    """Remove the group; False while a process is still in it. One that is not there is no error."""
+    left = [folder for folder in group.values() if not _remove(Path(folder))]
+    return not left
 
 
 def find_mounts(proc: Path = Path("/proc/self")) -> dict[str, Mount]:

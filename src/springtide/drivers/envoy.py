@@ -136,6 +136,8 @@ class EnvoyBalancer:
         wanted = "|".join(f"^{figure.format(service)}$".replace(".", r"\.") for figure in _FIGURES)
         self._stats_page = f"/stats?filter={quote(wanted, safe='')}"
         self._write_lock = asyncio.Lock()
+        # Of two looks at the same time, the older answer must not come last: counters would seem to begin anew.
+        self._counting = asyncio.Lock()
         self._writes = 0
         self._owners: dict[Address, Endpoint] = {}
         self._seen: dict[tuple[Address, str], _Counts] = {}
@@ -221,7 +223,12 @@ class EnvoyBalancer:
 
     async def _count(self) -> tuple[_Host, ...]:
         """Add to each zone what its endpoints did since they were last looked at."""
-        hosts = await self._hosts()
+        async with self._counting:
+            hosts = await self._hosts()
+            self._add_up(hosts)
+            return hosts
+
+    def _add_up(self, hosts: Sequence[_Host]) -> None:
         for host in hosts:
             now = _Counts(host.figure("rq_total"), host.figure("rq_error"))
             # An address that moves to another zone is a new host to Envoy, which counts from zero.
@@ -231,7 +238,6 @@ class EnvoyBalancer:
             zone.requests += _grown(seen.requests, now.requests)
             zone.failed += _grown(seen.failed, now.failed)
             self._seen[key] = now
-        return hosts
 
     async def _bridge(self, before: Sequence[Endpoint], fresh: Sequence[Endpoint]) -> None:
         """The first check of a new host takes a moment: those that leave must not leave before it."""

@@ -61,6 +61,8 @@ class HaproxyBalancer:
         self.service = service
         """What it is about, as HAProxy has it."""
         self._api = api
+        # Of two looks at the same time, the older answer must not come last: counters would seem to begin anew.
+        self._counting = asyncio.Lock()
         self._clock = clock
         self._latency = latency
         self._keep = keep
@@ -175,7 +177,12 @@ class HaproxyBalancer:
 
     async def _count(self) -> list[Row]:
         """Add to each zone what its servers did since they were last looked at."""
-        rows = await self._api.statistics(self.service.name)
+        async with self._counting:
+            rows = await self._api.statistics(self.service.name)
+            self._add_up(rows)
+            return rows
+
+    def _add_up(self, rows: Sequence[Row]) -> None:
         servers = _servers(rows)
         for name, row in servers.items():
             zone = self._zones.setdefault(endpoint_of(name, 0).zone, _Counts())
@@ -183,7 +190,6 @@ class HaproxyBalancer:
         self._seen = {name: counts for name, counts in self._seen.items() if name in servers}
         front = _proxy(rows, FRONTEND)
         _add(self._total, self._arrived, _Counts(front.requests, front.answered_5xx))
-        return rows
 
     def _sampled(self, rows: Sequence[Row], now_ms: int) -> TrafficSample:
         now_s, since_s = self._clock.monotonic_s(), self._sampled_s

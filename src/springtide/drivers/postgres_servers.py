@@ -7,10 +7,13 @@ old primary that does not know yet: the newer timeline wins (PostgreSQL, "Contin
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
+
+from springtide.ports import Clock
 
 SETTLE_S = 0.3
 """How long the other servers may still answer when one has said that it takes writes."""
@@ -41,7 +44,7 @@ def each_server(dsn: str) -> list[str]:
     ]
 
 
-async def connect(dsn: str, *, timeout: float, **settings: Any) -> asyncpg.Connection:  # noqa: ANN401, ASYNC109 - the client's own parameters
+async def connect(dsn: str, *, clock: Clock, timeout: float, **settings: Any) -> asyncpg.Connection:  # noqa: ANN401, ASYNC109 - the client's own parameters
     """As `asyncpg.connect`, on the server that takes writes. Raises its errors, of the last server that failed."""
     servers = each_server(dsn)
     if len(servers) == 1:
@@ -49,21 +52,25 @@ async def connect(dsn: str, *, timeout: float, **settings: Any) -> asyncpg.Conne
     tries = [asyncio.ensure_future(_open(server, timeout, settings)) for server in servers]
     chosen: asyncpg.Connection | None = None
     try:
-        chosen = await _first_writer(tries)
+        chosen = await _first_writer(tries, clock)
     finally:
         await _let_go(tries, chosen)
     return chosen
 
 
-async def _first_writer(tries: Sequence["asyncio.Task[tuple[int, asyncpg.Connection]]"]) -> asyncpg.Connection:
+async def _first_writer(
+    tries: Sequence["asyncio.Task[tuple[int, asyncpg.Connection]]"], clock: Clock
+) -> asyncpg.Connection:
     found: list[tuple[int, asyncpg.Connection]] = []
     waiting = set(tries)
     while waiting and not found:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         found += _writers(done)
     if waiting:
-        done, _ = await asyncio.wait(waiting, timeout=SETTLE_S)
-        found += _writers(done)
+        with suppress(TimeoutError):
+            async with clock.timeout(SETTLE_S):
+                await asyncio.wait(waiting)
+        found += _writers(one for one in waiting if one.done())
     if not found:
         raise _why(tries)
     return max(found, key=lambda one: one[0])[1]

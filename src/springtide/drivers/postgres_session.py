@@ -6,7 +6,7 @@ copies of one database (`host=/a,/b` or `a:5432,b:5432`): connections then go to
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Self
 
@@ -14,6 +14,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from springtide.drivers import postgres_servers
+from springtide.drivers.system import SystemClock
 from springtide.errors import LedgerError, LedgerUnavailable
 from springtide.ports import Clock
 
@@ -87,13 +88,15 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0]
 
 
-async def migrate(dsn: str) -> list[str]:
+async def migrate(dsn: str, clock: Clock | None = None) -> list[str]:
     """Bring the schema up to date, once however many call it; the names of the migrations applied now.
+
+    Without a clock the system's is used.
 
     Raises LedgerUnavailable, and LedgerError when a newer version has migrated the database.
     """
     with translated():
-        connection = await postgres_servers.connect(dsn, timeout=ANSWER_S)
+        connection = await postgres_servers.connect(dsn, clock=clock or SystemClock(), timeout=ANSWER_S)
         try:
             async with connection.transaction():
                 return await _apply(connection)
@@ -131,9 +134,9 @@ class PostgresSession:
     ) -> Self:
         """Connect to a database that `migrate` has prepared. Raises LedgerUnavailable."""
         with translated():
-            pool = await asyncpg.create_pool(  # type: ignore[call-overload] # its parameter `connect` is wider than ours
+            pool = await asyncpg.create_pool(
                 dsn,
-                connect=postgres_servers.connect,
+                connect=partial(postgres_servers.connect, clock=clock),
                 min_size=1,
                 max_size=connections_max,
                 timeout=answer_s,

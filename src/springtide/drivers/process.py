@@ -21,7 +21,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from springtide.drivers.cgroups import Groups
+from springtide.drivers import cgroups
+from springtide.drivers.cgroups import Groups, doors
 from springtide.drivers.child import LOG_TAIL_LINES, spawn
 from springtide.drivers.http_get import http_get
 from springtide.drivers.listening import free_port, is_taken, listens
@@ -217,11 +218,12 @@ class ProcessRuntime:
         announce = self._files.path(record, "announce")
         announce.unlink(missing_ok=True)
         ours = {REPLICA_VARIABLE: record.replica_id, ANNOUNCE_VARIABLE: str(announce)}
+        record.groups = self._groups.make(record.replica_id, service.cores, service.memory_mb)
         if not announces(service):
             taken = frozenset(each.record.given_port or each.record.port for each in self._slots.values())
             record.given_port = free_port(HOST, taken)
             ours[PORT_VARIABLE] = str(record.given_port)
-            self._files.save(record)
+        self._files.save(record)
         values = {
             "replica_id": record.replica_id,
             "zone": record.zone,
@@ -234,7 +236,7 @@ class ProcessRuntime:
             self._files.path(record, "log"),
             {**self._settings.env, **service.env, **read_secrets(service.secrets), **ours},
             die_with_parent=self._settings.die_with_parent,
-            groups=self._groups.make(record.replica_id, service.cores, service.memory_mb),
+            groups=doors(record.groups),
         )
         slot.process = Process.of_child(child)
         record.pid, record.started_ticks = slot.process.pid, slot.process.started_ticks
@@ -312,7 +314,7 @@ class ProcessRuntime:
                 self._enter(slot, ReplicaState.DRAINING)
             if slot.process:
                 await self._end(slot.process, slot.record)
-            await self._clear_group(slot.record.replica_id)
+            await self._clear_group(slot.record)
             self._files.forget(slot.record)
             del self._slots[slot.record.replica_id]
         finally:
@@ -330,19 +332,19 @@ class ProcessRuntime:
                 return
         raise ReplicaError(f"replica {record.replica_id} (process {process.pid}) survives SIGKILL; its machine is ill")
 
-    async def _clear_group(self, replica_id: str) -> None:
+    async def _clear_group(self, record: Record) -> None:
         """End what the replica has left behind, too."""
         until = self._clock.monotonic_s() + _KILL_S_MAX
-        while not self._groups.remove(replica_id):
-            self._groups.kill(replica_id)
+        while not cgroups.remove(record.groups):
+            cgroups.kill(record.groups)
             if self._clock.monotonic_s() >= until:
-                raise ReplicaError(f"what replica {replica_id} started survives SIGKILL; its machine is ill")
+                raise ReplicaError(f"what replica {record.replica_id} started survives SIGKILL; its machine is ill")
             await self._clock.sleep(_POLL_S)
 
     def _look(self, slot: _Slot) -> Replica:
         usage = slot.process.usage() if slot.process else None
         if usage and slot.process:
-            more = usage_of(self._groups.pids(slot.record.replica_id) - {slot.process.pid})
+            more = usage_of(cgroups.pids(slot.record.groups) - {slot.process.pid})
             usage = Usage(usage.cpu_s + more.cpu_s, usage.memory_bytes + more.memory_bytes)
             slot.cpu_s = max(slot.cpu_s, usage.cpu_s)
         # While it is brought up, that task finds the end out: it may be about to try another port.
@@ -368,7 +370,7 @@ class ProcessRuntime:
     def _ended(self, slot: _Slot) -> str:
         code = slot.process.returncode if slot.process else None
         how = "" if code is None else f" with status {code}"
-        if self._groups.out_of_memory(slot.record.replica_id):
+        if cgroups.out_of_memory(slot.record.groups):
             how += f", out of memory at its limit of {slot.record.memory_mb} MB"
         return self._with_log(slot, f"replica {slot.record.replica_id} ended by itself{how}")
 

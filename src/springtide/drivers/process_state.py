@@ -19,7 +19,7 @@ class Record(msgspec.Struct):
 
     A pid of 0: launched a moment ago, or about to be. `given_port` is the one it was told to listen on (0: it
     announces its own), `port` the one it listens on. What is needed to look after the replica without its
-    definition is here too; of secrets only the files' names.
+    definition is here too; of secrets only the files' names. `groups` are the folders of its control group.
     """
 
     replica_id: str
@@ -40,6 +40,7 @@ class Record(msgspec.Struct):
     stop_grace_ms: int = 5_000
     memory_mb: int = 0
     secrets: dict[str, str] = {}
+    groups: dict[str, str] = {}
 
     @classmethod
     def of(cls, spec: ReplicaSpec, service: ServiceSpec, now_ms: int) -> "Record":

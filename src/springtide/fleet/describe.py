@@ -48,4 +48,5 @@ def service_status(desk: Desk) -> ServiceStatus:
         ages_ms=snapshot.ages_ms,
         retiring=desk.retiring,
         port=port,
+        failure=desk.failure,
     )

@@ -81,6 +81,7 @@ class Desk:
         self.seasons = SeasonBook(autoscale.horizon_ms(zones, policy, ()))
         self._counted_ms = 0
         self.latest: tuple[Snapshot, Plan] | None = None
+        self.failure = ""
 
     def follow(self, wish: ServiceWish, override: ScaleOverride | None, now_ms: int) -> None:
         """Take the wish as it is now."""
@@ -134,6 +135,8 @@ class Desk:
     def concluded(self, snapshot: Snapshot, plan: Plan) -> None:
         """Keep what the next decision needs."""
         self.latest = snapshot, plan
+        failure = _failure(snapshot.replicas)
+        self.failure = self.failure if failure is None else failure
         self.zone_health = plan.zone_health
         self.capacity = plan.capacity
         self.scaled_in_ms = plan.scaled_in_ms
@@ -246,3 +249,12 @@ def cores_of(desk: Desk, revision: str) -> tuple[float, int]:
     if spec is None:
         return desk.policy.replica_cores, desk.policy.replica_memory_mb
     return spec.cores, spec.memory_mb
+
+
+def _failure(replicas: Sequence[Replica]) -> str | None:
+    """Why the last one failed that did; empty when all are well, None when that is not known yet."""
+    failed = [one for one in replicas if one.state is ReplicaState.FAILED and one.failure]
+    if failed:
+        return max(failed, key=lambda one: one.since_ms).failure
+    well = bool(replicas) and all(one.state is ReplicaState.READY for one in replicas)
+    return "" if well else None

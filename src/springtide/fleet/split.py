@@ -163,7 +163,10 @@ class Fleet:
         )
 
     def _unheard(self, desk: Desk) -> Iterable[Replica]:
-        """Where a runtime has not spoken yet, the balancer's list as it is remembered stands for its last word."""
+        """Where a runtime has not spoken yet, the balancer's list as it is remembered stands for its last word.
+
+        As of long ago: what the balancer says of them now must count.
+        """
         for endpoint in desk.endpoints:
             if endpoint.zone in self._seen.unheard:
                 yield Replica(
@@ -173,7 +176,7 @@ class Fleet:
                     state=ReplicaState.READY if endpoint.weight else ReplicaState.DRAINING,
                     host=endpoint.host,
                     port=endpoint.port,
-                    since_ms=self._seen.now_ms,
+                    since_ms=0,
                     service=desk.service,
                     revision=desk.revision,
                 )

@@ -17,7 +17,8 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     replicas wanted by zone, `wanted` their number by the decision, `weights` the traffic by zone. `nodes` counts the
     rented nodes by zone. `requests_per_s`, `failed_per_s`, `queued`, `in_flight` and `p99_ms` are the balancer's last
     figures. `ages_ms` names what was not heard at that tick, and how old its last word is. `retiring`: nobody wants
-    the service any more, it is being taken down. `port` is where its balancer listens (0: not known here).
+    the service any more, it is being taken down. `failure` is why a replica failed last, until all are well. `port` is
+    where its balancer listens (0: not known here).
     """
 
     service: str
@@ -41,6 +42,7 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     ages_ms: dict[str, int] = {}
     retiring: bool = False
     port: int = 0
+    failure: str = ""
 
 
 class FleetStatus(msgspec.Struct, frozen=True):
