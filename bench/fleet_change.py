@@ -77,7 +77,11 @@ class _Fleet:
         announce = self.folder / name
         command = [sys.executable, str(ECHO), str(announce), "delay_s=0.002"]
         environment = {**os.environ, "SPRINGTIDE_REPLICA_ID": name}
-        self.running[name] = subprocess.Popen(command, env=environment)  # noqa: ASYNC220 - a fork takes a millisecond
+        self.running[name] = subprocess.Popen(  # noqa: ASYNC220 - a fork takes a millisecond
+            command,
+            env=environment,
+            stderr=subprocess.DEVNULL,  # where asyncio complains of connections that were open at its end
+        )
         while not announce.exists():  # noqa: ASYNC110 - a process writes it, which sets no event of ours
             await asyncio.sleep(0.01)
         port = json.loads(announce.read_text())["port"]

@@ -1,14 +1,17 @@
 """The zone with all of Valkey's primaries and PostgreSQL's is lost at once: no order is, and it sells again."""
 
 import asyncio
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from bench.zone_world import CLOCK, ZONES, How, Stream, ZoneWorld, until_all_buckets, zone_world
 from springtide.drivers import netns
+from springtide.drivers.valkey_wire import Wire, command
 
 GENEROUS_S = 30.0
+TAGS = [f"alone-{number}" for number in range(12)]
 HOWS = [
     How.KILL,
     How.FREEZE,
@@ -31,6 +34,7 @@ async def lose_and_prove(how: How) -> None:
 
         world.lose(0, how)
         lost_s = CLOCK.monotonic_s()
+        alone = write_alone(world) if how is How.CUT else []
         sells_s = await until_all_buckets(stream.orders, lost_s, GENEROUS_S)
         pays_s = await until_all_buckets(stream.payments, lost_s, GENEROUS_S)
         assert world.keeper.takeovers == 3
@@ -44,6 +48,33 @@ async def lose_and_prove(how: How) -> None:
         await world.give_back(0, how)
         assert world.group.primary.name != ZONES[0]
         await assert_all_is_kept(world, stream)
+        assert [await value(world, tag) for tag in alone] == [None] * len(alone)
+
+
+def write_alone(world: ZoneWorld) -> list[str]:
+    """From inside the zone that is cut off: its primaries write and cannot acknowledge. What they wrote."""
+    written = []
+    for node in world.cluster.in_zone(0):
+        with world.nodes[0].entered():
+            line = socket.create_connection((node.host, node.port), 5.0)
+        with line:
+            for tag in TAGS:
+                line.sendall(command("SET", f"{{{tag}}}:alone", "1"))
+                written += [tag] if line.recv(200).startswith(b"+OK") else []
+            line.sendall(command("WAITAOF", 1, 1, 200))
+            assert line.recv(200) == b"*2\r\n:1\r\n:0\r\n"
+    assert sorted(written) == sorted(TAGS)
+    return written
+
+
+async def value(world: ZoneWorld, tag: str) -> object:
+    primary, _ = await world.cluster.shard_of(tag)
+    wire = Wire((primary.host, primary.port), CLOCK, 2.0, lambda _: CLOCK.sleep(0))
+    await wire.open()
+    try:
+        return await wire.call("GET", f"{{{tag}}}:alone")
+    finally:
+        await wire.close()
 
 
 async def assert_all_is_kept(world: ZoneWorld, stream: Stream) -> None:

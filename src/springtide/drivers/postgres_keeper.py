@@ -279,7 +279,7 @@ async def join(member: Member, primary: Member, *, apart: bool, anew: bool = Fal
     `apart`: its log may have gone another way than the primary's, so what only it has goes. Raises EngineError.
     """
     await member.engine.kill()
-    _log.warning("postgres_copy_returns", name=member.name, primary=primary.name, apart=apart, anew=anew)
+    _log.info("postgres_copy_returns", name=member.name, primary=primary.name, apart=apart, anew=anew)
     if anew or not member.created:
         await member.copy(primary)
     elif apart:
