@@ -34,6 +34,8 @@ for _module, _name, _help in (
     ("fleet_commands", "logs", "What the replicas of a service wrote last."),
     ("fleet_commands", "scale", "Bound the replicas of a service by hand."),
     ("fleet_commands", "zone", "Take a zone out of use, by hand, and put it back."),
+    ("why_commands", "why", "Why the fleet is as it is: decisions with their reasons."),
+    ("why_commands", "replay", "Decide again what a journal holds, and show what would differ."),
     ("fleet_image", "image", "Build, push, warm, list and collect container images."),
 ):
     app.command(f"springtide.cli.{_module}:{_name}", name=_name, help=_help, group=PLATFORM)
