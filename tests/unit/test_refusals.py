@@ -52,21 +52,58 @@ def order_of(purchase: Purchase) -> str:
     return purchase.answer.order_id  # type: ignore[union-attr]  # the status tells that it is a result
 
 
+@pytest.mark.parametrize(("at_once", "rounds_s"), [(5, refusals.ROUND_S), (50, refusals.CROWD / 50 * 0.005)])
 async def test_sold_out_is_answered_without_a_call_of_its_own(
-    replica: Replica, inventory: Counted, clock: VirtualClock
+    replica: Replica, inventory: Counted, clock: VirtualClock, at_once: int, rounds_s: float
 ) -> None:
     reserves, views, looks = inventory.reserves, inventory.views, replica.refusals.looks
     crowd = []
     for round_ in range(100):
-        crowd += [replica.buy(f"b{round_}-{number}", "k") for number in range(50)]
+        crowd += [replica.buy(f"b{round_}-{number}", "k") for number in range(at_once)]
         await clock.advance(0.005)
     await clock.advance(0.05)
     assert {one.status for one in crowd} == {ReserveStatus.SOLD_OUT}
     assert all(one.from_memory and one.told == 1 for one in crowd)
     assert inventory.reserves == reserves
-    assert inventory.views - views <= 0.55 / refusals.ROUND_S + 0.55 / 0.08 + 2
-    assert 20 <= replica.refusals.looks - looks <= 0.55 / refusals.ROUND_S + 2
+    assert inventory.views - views <= 0.55 / rounds_s + 0.55 / 0.08 + 2
+    assert 20 <= replica.refusals.looks - looks <= 0.55 / rounds_s + 2
     assert replica.refusals.waiting == 0
+
+
+async def test_a_crowd_is_looked_for_sooner_but_not_at_once(
+    replica: Replica, inventory: Counted, clock: VirtualClock
+) -> None:
+    replica.buy("bert", "k")
+    await clock.advance(0.0)
+    looks = replica.refusals.looks
+    crowd = [replica.buy(f"b{number}", "k") for number in range(refusals.CROWD)]
+    await clock.advance(refusals.CROWD_ROUND_S / 2)
+    assert replica.refusals.looks == looks
+    await clock.advance(refusals.CROWD_ROUND_S)
+    assert {one.status for one in crowd} == {ReserveStatus.SOLD_OUT}
+    assert replica.refusals.looks == looks + 1
+
+
+async def test_holders_are_read_again_only_when_there_has_been_an_order(
+    replica: Replica, inventory: Counted, clock: VirtualClock
+) -> None:
+    for number in range(3):
+        replica.buy(f"b{number}", "k")
+        await clock.advance(0.05)
+    calls = inventory.holder_calls
+    for number in range(3):
+        assert replica.buy(f"c{number}", "k").status is None
+        await clock.advance(0.05)
+    assert inventory.holder_calls == calls
+    elsewhere = Replica(inventory, clock)
+    await elsewhere.start()
+    elsewhere.buy("dora", "k", "cup")
+    await clock.advance(0.0)
+    calls = inventory.holder_calls
+    replica.buy("emil", "k")
+    await clock.advance(0.05)
+    assert inventory.holder_calls == calls + 1
+    await elsewhere.close()
 
 
 async def test_who_holds_an_order_is_always_asked_about(

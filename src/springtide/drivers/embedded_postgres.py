@@ -207,11 +207,12 @@ class EmbeddedPostgres:
         remove_segment(self.home)
 
     def _unlock(self) -> None:
-        """Take away the lock file of a postmaster that has ended but was not reaped yet: PostgreSQL believes it."""
-        lines = _pid_file(self.data)
-        if lines and lines[0].isdigit() and started_ticks(int(lines[0])) < 0:
+        """Take away the lock files of a postmaster that has ended but was not reaped yet: PostgreSQL believes them."""
+        if _has_ended(self.data / "postmaster.pid"):
             remove_segment(self.home)
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        for lock in (self.data / "postmaster.pid", self.home / "run" / f"{_SOCKET}.lock"):
+            if _has_ended(lock):
+                lock.unlink(missing_ok=True)
 
     async def _gone(self, seconds: float) -> None:
         """Wait for the server's processes, which outlive a killed postmaster by a moment; then kill them."""
@@ -328,6 +329,15 @@ def remove_segment(home: Path) -> None:
     lines = _pid_file(home / "data")
     if len(lines) > _SEGMENT_LINE and len(words := lines[_SEGMENT_LINE].split()) > 1:
         _LIBC.shmctl(int(words[1]), _IPC_RMID, None)
+
+
+def _has_ended(lock: Path) -> bool:
+    """Whether there is such a lock file, and the process that it names is no more."""
+    try:
+        holder = lock.read_text().split("\n", 1)[0].strip()
+    except OSError:
+        return False
+    return holder.isdigit() and started_ticks(int(holder)) < 0
 
 
 def _pid_file(data: Path) -> list[str]:

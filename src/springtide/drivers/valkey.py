@@ -224,8 +224,9 @@ class ValkeyInventory:
         place = await self._place(sale, bucket)
         new = await self._buyers_since(sale, bucket, after, place) if after else None
         if new is not None:
-            return Holders(new, place.position, complete=False)
-        return Holders(await self._all_buyers(sale, bucket, place.epoch), place.position, complete=True)
+            return Holders(new, place.position, complete=False, mark=place.mark)
+        everybody = await self._all_buyers(sale, bucket, place.epoch)
+        return Holders(everybody, place.position, complete=True, mark=place.mark)
 
     async def give_back(self, returned: StockReturn) -> bool:
         """See the port. What goes back is what the order took, by the buyer's entry."""
@@ -254,6 +255,7 @@ class ValkeyInventory:
             stock_version=sum(int(each[b"version"]) for _, each in whole),
             at_ms=cut.at_ms,
             moving=sum(transfer.quantity for one, _ in whole for transfer in one.transfers),
+            marks=tuple(codec.mark(one.epoch, one.last_entry_id) for one, _ in whole),
         )
 
     async def sales(self) -> list[str]:

@@ -78,7 +78,8 @@ class SaleView(msgspec.Struct, frozen=True):
     """What a sale looked like at one moment, by the engine's clock.
 
     `stock` is what is left of each SKU, summed over the buckets; `stock_version` grows whenever units come back or are
-    added. `moving` counts units between two buckets: while there are any, no SKU is sold out for good.
+    added. `moving` counts units between two buckets: while there are any, no SKU is sold out for good. `marks` has for
+    each bucket what changes with every order made in it, read in one step with its stock; empty when it is not known.
     """
 
     sale: Sale
@@ -87,6 +88,7 @@ class SaleView(msgspec.Struct, frozen=True):
     stock_version: int
     at_ms: int
     moving: int = 0
+    marks: tuple[str, ...] = ()
 
 
 class ReserveRequest(msgspec.Struct, frozen=True, gc=False):
@@ -165,11 +167,13 @@ class Holders(msgspec.Struct, frozen=True):
     """Buyers who got an order in a bucket after a position of its journal; `position` is where to go on from.
 
     `complete` says that these are all that the bucket has: the position asked for is too old, or was the beginning.
+    `mark` is the bucket's at the position, as in `SaleView`; empty when it is not known.
     """
 
     buyers: tuple[str, ...]
     position: str
     complete: bool
+    mark: str = ""
 
 
 class Transfer(msgspec.Struct, frozen=True, gc=False):

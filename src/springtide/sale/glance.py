@@ -1,6 +1,7 @@
 """A request as the counter sees it, and the short way to one: the usual case, line by line at C speed."""
 
 import re
+from collections.abc import Callable
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
@@ -79,16 +80,15 @@ _HAS_LENGTH = 1 << 10
 _LENGTH_SHIFT = 20
 _WITH_BODY = _HOST + _HAS_LENGTH
 _LENGTH_DIGITS_MAX = 9
-_BEARER: Final = b"Bearer "
-_AUTHORIZED: Final = re.compile(rb"\r\n(?:A|a)uthorization: Bearer ")
+_AUTHORIZED: Final = re.compile(rb"\r\n(?:A|a)uthorization: (?=Bearer )")
 _KEYED: Final = re.compile(rb"\r\n(?:Idempotency-Key|idempotency-key): ")
-_VISIBLE = bytes(range(0x21, 0x7F))
+_VISIBLE: Final = rb"[!-~]+"
 
-# All of a request but token, key and body: what is before the token, and how long that is; what is between token and
-# key, empty when there is no key, and what of that is not visible; what follows, how long that is with the body; method
-# and target. No request begins with what an empty one has for a start.
-_Shape: TypeAlias = tuple[bytes, int, bytes, bytes, bytes, int, tuple[bytes, bytes]]
-_NO_SHAPE: Final[_Shape] = (b"\0", 1, b"", b"", b"", 0, (b"", b""))
+# How a whole request reads but for its token, key and body, and its method and target. The groups are the token with its
+# "Bearer", the key and the body.
+_Shape: TypeAlias = tuple[Callable[[bytes], re.Match[bytes] | None], tuple[bytes, bytes]]
+_NEVER: Final = rb"(?!)"
+_NO_SHAPE: Final[_Shape] = (re.compile(_NEVER).match, (b"", b""))
 _PERSISTS: Final = (b"connection", b"keep-alive")
 _Said = TypeVar("_Said", int, tuple[bytes, bytes])
 
@@ -143,23 +143,12 @@ class Glance:
 
     def whole(self, data: bytes) -> Request | None:
         """The request that `data` is, no byte less or more; or None."""
-        prefix, at, middle, between, tail, rest, begun = self._shape
-        if data.startswith(prefix):
-            end = data.find(b"\r", at)
-            start = end + len(middle)
-            stop = data.find(b"\r", start) if middle else end
-            if (
-                end > at
-                and data.startswith(middle, end)
-                and (stop > start or not middle)
-                and data.startswith(tail, stop)
-                and len(data) == stop + rest <= GLANCE_BYTES_MAX
-                and data[at:stop].translate(None, _VISIBLE) == between
-            ):
-                method, url = begun
-                key = data[start:stop] if middle else None
-                token = data[at - len(_BEARER) : end]
-                return Request(method, url, token, key, data[stop + len(tail) :], False)  # noqa: FBT003 - by name it takes longer
+        fits, begun = self._shape
+        found = fits(data)
+        if found is not None and len(data) <= GLANCE_BYTES_MAX:
+            token, key, body = found.groups()
+            method, url = begun
+            return Request(method, url, token, key, body, False)  # noqa: FBT003 - by name it takes longer
         return self._by_lines(data)
 
     def _by_lines(self, data: bytes) -> Request | None:  # noqa: C901, PLR0911, PLR0912 - calls cost more than all of it
@@ -247,20 +236,27 @@ class Glance:
 
 def _shape_of(data: bytes, begun: tuple[bytes, bytes], key: bytes | None, body_size: int) -> _Shape | None:
     """The shape of a request that was read by its lines; None unless it has a token, with the key behind it if any."""
-    found = _AUTHORIZED.search(data)
+    head_size = len(data) - body_size
+    found = _AUTHORIZED.search(data, 0, head_size)
     if found is None:
         return None
     at = found.end()
-    end = stop = data.index(b"\r", at)
-    middle = b""
+    stop = data.index(b"\r", at)
+    token_to_key = _NEVER + b"()|"
     if key is not None:
-        named = _KEYED.search(data, end)
+        named = _KEYED.search(data, stop, head_size)
         if named is None:
             return None
-        middle = data[end : named.end()]
+        token_to_key = re.escape(data[stop : named.end()]) + b"(" + _VISIBLE + b")"
         stop = data.index(b"\r", named.end())
-    body = len(data) - body_size
-    return data[:at], at, middle, middle.translate(None, _VISIBLE), data[stop:body], len(data) - stop, begun
+    text = b"%b(Bearer %b)(?:%b)%b(.{%d})" % (
+        re.escape(data[:at]),
+        _VISIBLE,
+        token_to_key,
+        re.escape(data[stop:head_size]),
+        body_size,
+    )
+    return re.compile(text, re.DOTALL).fullmatch, begun
 
 
 def _remember(lines: dict[bytes, _Said], line: bytes, said: _Said) -> None:

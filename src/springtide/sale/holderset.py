@@ -6,7 +6,7 @@ it has to be asked about. Nothing is read for a sale that refuses nobody.
 
 import asyncio
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import structlog
@@ -49,15 +49,18 @@ class HolderSource(Protocol):
 class HolderSet:
     """The buyers of one sale, in one epoch, up to a position of each bucket's journal."""
 
-    __slots__ = ("_bits", "_mask", "bits_set", "epoch", "positions", "rest_until_s", "used_s")
+    __slots__ = ("_bits", "_mask", "bits_set", "crowded", "epoch", "marks", "positions", "rest_until_s", "used_s")
 
     def __init__(self, epoch: int, buckets: int, bits: int) -> None:
         """Empty. `bits` is a power of two, at least 8."""
         self._bits = bytearray(bits // 8)
         self._mask = bits - 1
         self.bits_set = 0
+        self.crowded = False
+        """Whether a larger set would tell buyers apart better."""
         self.epoch = epoch
         self.positions = [""] * buckets
+        self.marks = [""] * buckets
         self.used_s = 0.0
         self.rest_until_s = 0.0
 
@@ -75,17 +78,19 @@ class HolderSet:
             if not bits[place >> 3] & bit:
                 bits[place >> 3] |= bit
                 self.bits_set += 1
+        self.crowded = self.bits < BITS_MAX and self.bits_set * BITS_LEFT > self.bits
 
     @property
     def bits(self) -> int:
         """How many there are."""
         return self._mask + 1
 
-    @property
-    def crowded(self) -> bool:
-        """Whether a larger set would tell buyers apart better."""
-        return self.bits < BITS_MAX and self.bits_set * BITS_LEFT > self.bits
-
+    def behind(self, marks: Sequence[str]) -> list[int]:
+        """The buckets in which there may have been orders since, by their marks; all of them when there are none."""
+        known = self.marks
+        if not marks:
+            return list(range(len(known)))
+        return [bucket for bucket, mark in enumerate(marks) if not mark or mark != known[bucket]]
 
 class HolderSets:
     """The sets of one replica. A set is loaded in the background when it is first wanted."""
@@ -124,16 +129,17 @@ class HolderSets:
         return False
 
     async def caught_up(self, page: Page) -> HolderSet | None:
-        """The set with everybody who had an order when this was called; None when it is not known any more.
+        """The set with everybody who had an order at the page's moment; None when it is not known any more.
 
-        Raises InventoryError or TimeoutError; the set is then as it was.
+        That moment is, for each bucket, when its stock was read: what had no order since then is not read again. Raises
+        InventoryError or TimeoutError; the set is then as it was.
         """
         known = self._sets.get(page.sale)
         if known is None or known.epoch != page.epoch:
             return None
         begun_s = self._clock.monotonic_s()
         async with self._clock.timeout(READ_TIMEOUT_S):
-            await self._read(page.sale, known)
+            await self._read(page.sale, known, known.behind(page.marks))
         now_s = self._clock.monotonic_s()
         if now_s - begun_s > SLOW_S:
             known.rest_until_s = now_s + REST_SHARE * (now_s - begun_s)
@@ -167,22 +173,23 @@ class HolderSets:
     async def _whole(self, page: Page) -> HolderSet:
         """All holders, in a set of the right size; read twice when the first guess at it was too small."""
         whole = HolderSet(page.epoch, page.buckets, BITS_MIN)
-        await self._read(page.sale, whole)
+        await self._read(page.sale, whole, range(page.buckets))
         while whole.crowded:
             whole = HolderSet(page.epoch, page.buckets, _bits_for(whole.bits_set))
-            await self._read(page.sale, whole)
+            await self._read(page.sale, whole, range(page.buckets))
         return whole
 
-    async def _read(self, sale: str, known: HolderSet) -> None:
-        """Bring every bucket of the set up to now."""
-        for start in range(0, len(known.positions), BUCKETS_AT_ONCE):
-            buckets = range(start, min(start + BUCKETS_AT_ONCE, len(known.positions)))
+    async def _read(self, sale: str, known: HolderSet, behind: Sequence[int]) -> None:
+        """Bring these buckets of the set up to now."""
+        for start in range(0, len(behind), BUCKETS_AT_ONCE):
+            buckets = behind[start : start + BUCKETS_AT_ONCE]
             answers = await asyncio.gather(
                 *(self._inventory.holders(sale, bucket, known.positions[bucket]) for bucket in buckets)
             )
             for bucket, answer in zip(buckets, answers, strict=True):
                 known.add(answer.buyers)
                 known.positions[bucket] = answer.position
+                known.marks[bucket] = answer.mark
 
     def _keep(self, sale: str, loaded: HolderSet) -> None:
         loaded.used_s = self._clock.monotonic_s()

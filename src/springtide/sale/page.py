@@ -17,8 +17,8 @@ class Page:
 
     `number` counts the questions of one cache: a page with a higher one was asked for later. `limits` is units a buyer
     may hold, by SKU. `dry` are the SKUs of which no unit was seen, `sold_out` those of which it is certain that there
-    was none; `hinted` may be added to, and says only what is worth a question. `opened_ms` to `ends_ms`, by our clock,
-    is when the sale may be selling.
+    was none; `hinted` may be added to, and says only what is worth a question. `marks` tells, bucket by bucket, how far
+    the orders had come. `opened_ms` to `ends_ms`, by our clock, is when the sale may be selling.
     """
 
     __slots__ = (
@@ -30,6 +30,7 @@ class Page:
         "epoch",
         "hinted",
         "limits",
+        "marks",
         "number",
         "opened_ms",
         "opens_ms",
@@ -57,6 +58,7 @@ class Page:
         self.state = page_state(view)
         self.stock = view.stock
         self.version = view.stock_version
+        self.marks = view.marks
         self.skew_ms = skew_ms
         self.number = number
         self.asked_s = asked_s

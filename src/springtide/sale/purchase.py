@@ -55,6 +55,7 @@ _SERVICE_UNAVAILABLE = 503
 _RESERVED: Final = ReserveStatus.RESERVED
 _LIMIT_REACHED: Final = ReserveStatus.LIMIT_REACHED
 _NOT_OPEN: Final = ReserveStatus.NOT_OPEN
+_SOLD_OUT: Final = ReserveStatus.SOLD_OUT
 
 _REFUSALS: Final = {
     ReserveStatus.KEY_REUSED: problems.KEY_REUSED,
@@ -330,9 +331,12 @@ class PurchaseConnection(HttpConnection):
 
     def refused_surely(self, status: ReserveStatus, page: Page) -> None:
         """The inventory would have refused it at the page's moment, and the buyer holds no order."""
-        self._page = page
         self.listener.figures.from_memory += 1
-        self._refuse_purchase(ReserveResult(status))
+        if status is _SOLD_OUT:
+            self.refuse(problems.SOLD_OUT)
+        else:
+            self._page = page
+            self._refuse_purchase(ReserveResult(status))
 
     def refused_without_pass(self) -> None:
         """The buyer holds no order and has no pass of the waiting room."""

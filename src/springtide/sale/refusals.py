@@ -5,12 +5,13 @@ bought one of them a moment ago at another replica and lost the answer. So all w
 look at the sale that begins after they came, and for the buyers who got an order until then (`HolderSets`). Who wants
 what was gone at that moment, and held nothing at a moment that is not earlier, is told so: a true answer at a moment
 within his request. The others go on to the inventory. A look takes the inventory one call for each bucket, however many
-wait for it, and looks are ROUND_S apart at least; so returned units sell again in that time, and nobody is told from
-memory what has not been confirmed. When what is known is older than FLAG_S, or the holders are not known yet, nobody is
+wait for it, and looks are ROUND_S apart at least, or CROWD_ROUND_S when a crowd waits; so returned units sell again in
+that time, and nobody is told from memory what has not been confirmed. When what is known is older than FLAG_S, or the holders are not known yet, nobody is
 in doubt.
 """
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 import structlog
@@ -28,6 +29,11 @@ FLAG_S = 0.2
 
 ROUND_S = 0.02
 """From the end of one look at a sale to the next: far below FLAG_S, and with 100 replicas 5,000 looks a second."""
+
+CROWD = 128
+CROWD_ROUND_S = 0.005
+"""When so many have come, the next look need not wait for ROUND_S: it costs the inventory about as much as one batch of
+purchases, which is next to nothing for each of a crowd, and it is the crowd that is answered sooner."""
 
 REST_SHARE = 4.0
 """Rests are at least so many times as long as the look before, up to FLAG_S: a slow inventory is looked at less."""
@@ -61,6 +67,25 @@ _Waiting = tuple[Doubtful, ReserveRequest, bool]
 """Who, what, and whether with a pass."""
 
 
+class _Doubt:
+    """Those who wait for a look at one sale. `came`: how many since the last one; CROWD of them set `crowd`."""
+
+    __slots__ = ("came", "crowd", "task", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: list[_Waiting] = []
+        self.came = 0
+        self.crowd = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def take(self) -> list[_Waiting]:
+        """All who wait, for a look that begins now."""
+        group, self.waiting = self.waiting, []
+        self.came = 0
+        self.crowd.clear()
+        return group
+
+
 class Refusals:
     """One replica's purchases in doubt, sale by sale."""
 
@@ -70,8 +95,7 @@ class Refusals:
         self._holders = holders
         self._clock = clock
         self._releases_min = releases_min
-        self._waiting: dict[str, list[_Waiting]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._doubts: dict[str, _Doubt] = {}
         self.waiting = 0
         """Purchases in doubt."""
         self.looks = 0
@@ -82,34 +106,44 @@ class Refusals:
         if now_s - page.asked_s > FLAG_S or self.waiting >= WAITING_MAX or not self._holders.known(page, now_s):
             return False
         self.waiting += 1
-        waiting = self._waiting.get(page.sale)
-        if waiting is None:
-            self._waiting[page.sale] = [(waiter, order, admitted)]
-            self._tasks[page.sale] = asyncio.get_running_loop().create_task(self._keep_looking(page.sale))
-        else:
-            waiting.append((waiter, order, admitted))
+        doubt = self._doubts.get(page.sale)
+        if doubt is None:
+            doubt = self._doubts[page.sale] = _Doubt()
+            doubt.task = asyncio.get_running_loop().create_task(self._keep_looking(page.sale, doubt))
+        doubt.waiting.append((waiter, order, admitted))
+        doubt.came += 1
+        if doubt.came == CROWD:
+            doubt.crowd.set()
         return True
 
     async def close(self) -> None:
         """End all looks; who waits is told that the sale cannot be reached."""
-        tasks = list(self._tasks.values())
+        tasks = [doubt.task for doubt in self._doubts.values() if doubt.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep_looking(self, sale: str) -> None:
+    async def _keep_looking(self, sale: str, doubt: _Doubt) -> None:
         group: list[_Waiting] = []
         try:
-            while self._waiting[sale]:
-                group, self._waiting[sale] = self._waiting[sale], []
+            while doubt.waiting:
+                group = doubt.take()
                 begun_s = self._clock.monotonic_s()
                 await self._look(sale, group)
                 group = []
-                took_s = self._clock.monotonic_s() - begun_s
-                await self._clock.sleep(min(FLAG_S, max(ROUND_S, REST_SHARE * took_s)))
+                await self._rest(doubt, self._clock.monotonic_s() - begun_s)
         finally:
-            self._refuse(group + self._waiting.pop(sale), UNAVAILABLE)
-            del self._tasks[sale]
+            self._refuse(group + doubt.waiting, UNAVAILABLE)
+            del self._doubts[sale]
+
+    async def _rest(self, doubt: _Doubt, took_s: float) -> None:
+        """Until the next look is due, sooner when a crowd waits for it."""
+        least_s = min(FLAG_S, max(CROWD_ROUND_S, REST_SHARE * took_s))
+        await self._clock.sleep(least_s)
+        if least_s < ROUND_S:
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(ROUND_S - least_s):
+                    await doubt.crowd.wait()
 
     async def _look(self, sale: str, group: list[_Waiting]) -> None:
         self.looks += 1
@@ -133,11 +167,9 @@ class Refusals:
         now_ms = self._clock.now_ms() + page.skew_ms
         room = max(self._releases_min, sum(page.stock.values()))
         staying: list[_Waiting] = []
-        for one in group:
+        for one in group if known is None else self._refuse_surely(page, known, group):
             waiter, order, admitted = one
             try:
-                if self._told(page, known, one):
-                    continue
                 if order.deadline_ms <= now_ms:
                     waiter.refused(OVERLOADED)
                 elif not admitted:
@@ -150,22 +182,27 @@ class Refusals:
             except Exception:  # noqa: BLE001 - one buyer's connection must not keep the others from their answers
                 _log.exception("answer_failed", order_id=order.order_id)
             self.waiting -= 1
-        self._waiting[page.sale][:0] = staying
+        self._doubts[page.sale].waiting[:0] = staying
 
-    def _told(self, page: Page, known: HolderSet | None, one: _Waiting) -> bool:
-        """Refuse it if that is certain."""
-        waiter, order, admitted = one
-        if known is None or order.buyer in known:
-            return False
-        status = page.refusal(order)
-        if status is not None:
-            waiter.refused_surely(status, page)
-        elif not admitted:
-            waiter.refused_without_pass()
-        else:
-            return False
-        self.waiting -= 1
-        return True
+    def _refuse_surely(self, page: Page, known: HolderSet, group: list[_Waiting]) -> list[_Waiting]:
+        """Refuse those for whom that is certain; the others. Most of a crowd end here, so this loop does nothing else."""
+        undecided: list[_Waiting] = []
+        refusal = page.refusal
+        for one in group:
+            waiter, order, admitted = one
+            try:
+                if order.buyer in known:
+                    undecided.append(one)
+                elif (status := refusal(order)) is not None:
+                    waiter.refused_surely(status, page)
+                elif admitted:
+                    undecided.append(one)
+                else:
+                    waiter.refused_without_pass()
+            except Exception:  # noqa: BLE001 - one buyer's connection must not keep the others from their answers
+                _log.exception("answer_failed", order_id=order.order_id)
+        self.waiting -= len(group) - len(undecided)
+        return undecided
 
     def _unproved(self, page: Page, order: ReserveRequest) -> bool:
         """Whether nothing was seen, but only another look can make it certain."""

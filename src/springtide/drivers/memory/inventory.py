@@ -204,7 +204,7 @@ class MemoryInventory:
         position = f"{place.epoch}:{place.journal.added}"
         epoch, added = _position(after) if after else (0, 0)
         new = place.journal.buyers_since(added) if epoch == place.epoch else None
-        return Holders(tuple(place.holders) if new is None else new, position, complete=new is None)
+        return Holders(tuple(place.holders) if new is None else new, position, complete=new is None, mark=place.mark)
 
     async def give_back(self, returned: StockReturn) -> bool:
         """See the port."""
@@ -231,6 +231,7 @@ class MemoryInventory:
             stock_version=sum(place.version for place in places),
             at_ms=self._clock.now_ms(),
             moving=sum(transfer.quantity for place in places for transfer, _ in place.moved.open.values()),
+            marks=tuple(place.mark for place in places),
         )
 
     async def sales(self) -> list[str]:

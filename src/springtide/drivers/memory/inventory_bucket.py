@@ -142,6 +142,11 @@ class Bucket:
     restocks: dict[str, Restock] = field(default_factory=dict)
     moved: Moved = field(default_factory=Moved)
 
+    @property
+    def mark(self) -> str:
+        """See `SaleView`."""
+        return f"{self.epoch}:{self.journal.last_entry_id}"
+
     def refusal(self, now_ms: int) -> ReserveStatus | None:
         """Why it sells nothing now."""
         if now_ms < self.definition.opens_ms:
