@@ -209,10 +209,12 @@ def state_of(wish: ServiceWish, one: ServiceStatus | None) -> tuple[str, str]:
 
 
 def settled(wish: ServiceWish, one: ServiceStatus | None) -> bool:
-    """Whether nothing more is to come: it serves with all replicas that it is to have, or was rolled back."""
+    """Whether nothing more is to come: it serves with all that it is to have and none that goes, or was rolled back."""
     state, _ = state_of(wish, one)
     if one is None or state != "serving":
         return state == "rolled back"
+    if any(states.get(ReplicaState.DRAINING) for states in one.replicas.values()):
+        return False
     return all(
         one.replicas.get(zone, {}).get(ReplicaState.READY, 0) >= count and one.weights.get(zone)
         for zone, count in one.placement.items()
