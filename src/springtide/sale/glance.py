@@ -84,8 +84,8 @@ _AUTHORIZED: Final = re.compile(rb"\r\n(?:A|a)uthorization: (?=Bearer )")
 _KEYED: Final = re.compile(rb"\r\n(?:Idempotency-Key|idempotency-key): ")
 _VISIBLE: Final = rb"[!-~]+"
 
-# How a whole request reads but for its token, key and body, and its method and target. The groups are the token with its
-# "Bearer", the key and the body.
+# How a whole request reads but for its token, key and body, and its method and target. The groups are the token with
+# its "Bearer", the key and the body.
 _Shape: TypeAlias = tuple[Callable[[bytes], re.Match[bytes] | None], tuple[bytes, bytes]]
 _NEVER: Final = rb"(?!)"
 _NO_SHAPE: Final[_Shape] = (re.compile(_NEVER).match, (b"", b""))

@@ -92,6 +92,7 @@ class HolderSet:
             return list(range(len(known)))
         return [bucket for bucket, mark in enumerate(marks) if not mark or mark != known[bucket]]
 
+
 class HolderSets:
     """The sets of one replica. A set is loaded in the background when it is first wanted."""
 

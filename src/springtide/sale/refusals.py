@@ -6,8 +6,8 @@ look at the sale that begins after they came, and for the buyers who got an orde
 what was gone at that moment, and held nothing at a moment that is not earlier, is told so: a true answer at a moment
 within his request. The others go on to the inventory. A look takes the inventory one call for each bucket, however many
 wait for it, and looks are ROUND_S apart at least, or CROWD_ROUND_S when a crowd waits; so returned units sell again in
-that time, and nobody is told from memory what has not been confirmed. When what is known is older than FLAG_S, or the holders are not known yet, nobody is
-in doubt.
+that time, and nobody is told from memory what has not been confirmed. When what is known is older than FLAG_S, or the
+holders are not known yet, nobody is in doubt.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ REST_SHARE = 4.0
 """Rests are at least so many times as long as the look before, up to FLAG_S: a slow inventory is looked at less."""
 
 CROWD = 128
-"""When so many have come, the next look need not wait for that: it costs the inventory far less than the batch that they
-would be, and a counter that is kept busy was measured to answer each of them for a tenth less CPU."""
+"""When so many have come, the next look need not wait for that: it costs the inventory far less than their batch would,
+and a counter that is kept busy was measured to answer each of them for a tenth less CPU."""
 
 CROWD_ROUND_S = 0.002
 """As ROUND_S, for a crowd; and the rest is as long as the look before at least."""
@@ -188,7 +188,7 @@ class Refusals:
         self._doubts[page.sale].waiting[:0] = staying
 
     def _refuse_surely(self, page: Page, known: HolderSet, group: list[_Waiting]) -> list[_Waiting]:
-        """Refuse those for whom that is certain; the others. Most of a crowd end here, so this loop does nothing else."""
+        """Refuse those for whom that is certain; the others. Most of a crowd end here."""
         undecided: list[_Waiting] = []
         refusal = page.refusal
         for one in group:
