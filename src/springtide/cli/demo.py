@@ -172,9 +172,8 @@ async def _start(
     start_ms = clock.now_ms() + round(LEAD_IN_S * 1000)
     (sale,) = inputs.config.sales_from(start_ms)
     calendar = inputs.config.calendar_from(start_ms) if options.scale else ()
-    loop = _make_loop(
-        inputs, folders, clock, one_service(engines.envoy.balancer, runtime, cloud, inputs.zones), calendar
-    )
+    ports = one_service(engines.envoy.balancer, runtime, cloud, inputs.zones, engines.stores.loads(clock))
+    loop = _make_loop(inputs, folders, clock, ports, calendar)
     ticking = asyncio.create_task(loop.run())
     stack.push_async_callback(stop_loop, loop, ticking)
     await engines.ledger.publish(sale)

@@ -1,8 +1,9 @@
 """The order path as a part of the platform: engines, recorder and back office; the counters are one more service."""
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -16,6 +17,7 @@ from springtide.drivers.embedded_valkey import free_port
 from springtide.drivers.listening import is_taken
 from springtide.drivers.system import SystemClock, SystemIds
 from springtide.model import COUNTER, CalendarEvent, ServiceWish
+from springtide.ports import Sensor
 
 HOST = "127.0.0.1"
 REPLICAS_MAX = 100_000
@@ -25,10 +27,11 @@ _SETTINGS = "counter"
 
 @dataclass(frozen=True)
 class OrderPath:
-    """What runs; `calendar` is the demand that is announced for what it sells."""
+    """What runs; `calendar` is the demand announced for what it sells, `engines` how busy its engines are."""
 
     backoffice_url: str = ""
     calendar: tuple[CalendarEvent, ...] = ()
+    engines: Mapping[str, Sensor] = field(default_factory=dict)
 
 
 async def start_order_path(
@@ -57,7 +60,7 @@ async def start_order_path(
     sales = await open_shop(config, clock, stores, "")
     opens = {sale.sale: sale.opens_ms for sale in sales}
     calendar = tuple(event.model(opens[event.sale]) for event in config.calendar if event.sale in opens)
-    return OrderPath(workers.backoffice_url(), calendar)
+    return OrderPath(workers.backoffice_url(), calendar, stores.loads(clock))
 
 
 def _stable_port(folder: PlatformFolder) -> int:

@@ -31,7 +31,7 @@ from springtide.errors import ConfigError
 from springtide.fleet.journal import Journal
 from springtide.fleet.loop import ControlLoop, LoopSettings
 from springtide.fleet.ports import FleetPorts
-from springtide.model import Signal
+from springtide.model import COUNTER, Signal
 
 RUN_LETTERS = 8
 CLOUD_SEED = 7
@@ -111,6 +111,7 @@ async def _loop(stack: AsyncExitStack, platform: _Platform, order_path: OrderPat
         cloud=LocalCloud(folder.cloud, clock, chance(CLOUD_SEED), zones),
         state=state,
         sensors=_sensor,
+        engines={COUNTER: order_path.engines},
     )
     settings = LoopSettings(
         run_id=SystemIds().new("")[:RUN_LETTERS],

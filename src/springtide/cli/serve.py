@@ -194,7 +194,7 @@ async def _fleet(stack: AsyncExitStack, config: Config, folders: Folders, clock:
     )
     loop = ControlLoop(
         clock,
-        one_service(started.envoy.balancer, runtime, cloud, config.fleet_zones()),
+        one_service(started.envoy.balancer, runtime, cloud, config.fleet_zones(), started.stores.loads(clock)),
         settings,
         Journal(folders.out / "journal.jsonl"),
     )

@@ -15,10 +15,12 @@ from springtide.drivers.child import Child
 from springtide.drivers.disk_guard import DiskGuard
 from springtide.drivers.embedded_postgres import EmbeddedPostgres, start_postgres
 from springtide.drivers.embedded_valkey import EmbeddedValkey, start_valkey
+from springtide.drivers.engine_load import EngineLoad
 from springtide.drivers.netns import Namespace
 from springtide.drivers.postgres import PostgresLedger, migrate
 from springtide.drivers.system import SystemClock
 from springtide.drivers.valkey import ValkeyInventory
+from springtide.ports import Clock, Sensor
 
 MB = 1_048_576
 
@@ -63,6 +65,11 @@ class Stores:
     guard: DiskGuard | None
     replicas_acked: int = 0
     """What the roles have to ask of the inventory at this address."""
+
+    def loads(self, clock: Clock) -> dict[str, Sensor]:
+        """How busy the inventory is, where it is ours and one process: the limit that no replica can move."""
+        valkey = self.valkey
+        return {"valkey": EngineLoad("valkey", lambda: valkey.child.pid, clock)} if valkey is not None else {}
 
 
 async def start_stores(

@@ -53,9 +53,16 @@ class FleetPorts(msgspec.Struct, frozen=True):
         return list(found.values())
 
 
-def one_service(balancer: Balancer, runtime: Runtime, cloud: Cloud, zones: Sequence[Zone]) -> FleetPorts:
+def one_service(
+    balancer: Balancer,
+    runtime: Runtime,
+    cloud: Cloud,
+    zones: Sequence[Zone],
+    engines: Mapping[str, Sensor] | None = None,
+) -> FleetPorts:
     """The ports of a loop for the counter alone, with one runtime for all zones and no shared state."""
-    return FleetPorts({zone.name: runtime for zone in zones}, {COUNTER: balancer}, cloud)
+    runtimes = {zone.name: runtime for zone in zones}
+    return FleetPorts(runtimes, {COUNTER: balancer}, cloud, engines={COUNTER: engines or {}})
 
 
 class BalancerBook:
