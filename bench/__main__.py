@@ -20,6 +20,7 @@ from bench import (
     recorder,
     sold_out,
     tick,
+    zone_failover,
     zone_loss,
 )
 from bench.rows import Row, Skipped, show, write
@@ -39,6 +40,7 @@ BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {
     "docker_start": docker_start.measure,
     "elasticity": elasticity.measure,
     "tick": tick.measure,
+    "zone_failover": zone_failover.measure,
     "zone_loss": zone_loss.measure,
 }
 

@@ -37,7 +37,8 @@ async def lose_and_prove(how: How) -> None:
         alone = write_alone(world) if how is How.CUT else []
         sells_s = await until_all_buckets(stream.orders, lost_s, GENEROUS_S)
         pays_s = await until_all_buckets(stream.payments, lost_s, GENEROUS_S)
-        assert world.keeper.takeovers == 3
+        # With two of three primaries back there is a majority: Valkey may elect the third by itself.
+        assert 2 <= world.keeper.takeovers <= 3
         assert world.group.keeper.failovers == 1
         assert world.group.primary.name != ZONES[0]
         await stream.stop()

@@ -220,9 +220,10 @@ class HttpConnection(RequestReader, asyncio.Protocol):
 
     # --- answers --------------------------------------------------------------------------------------------
 
-    def reply(self, head: bytes, body: bytes, extra: bytes = b"") -> None:
+    def reply(self, head: bytes, body: bytes, extra: bytes = b"", same: int = -1) -> None:
         """Answer the request under way. `head`: status line and fixed headers, `extra`: more, each with CRLF.
 
+        Answers with the same number in `same` are the same but for their date, so that one serves until that changes.
         An answer to a connection that has gone is dropped.
         """
         listener = self.listener
@@ -236,18 +237,23 @@ class HttpConnection(RequestReader, asyncio.Protocol):
         request = self.request
         waiting = self._waiting
         close = request.close or ((listener.draining or self._eof) and not waiting)
-        size = len(body)
-        answer = b"".join(
-            (
-                head,
-                listener.date_line,
-                _LENGTHS[size] if size < _LENGTHS_MAX else b"Content-Length: %d\r\n" % size,
-                extra,
-                _CLOSE if close else _KEEP_ALIVE if request.persists else b"",
-                b"\r\n",
-                body if request.method != b"HEAD" else b"",
+        plain = same >= 0 and not (close or request.persists) and request.method != b"HEAD"
+        answer = listener.made.get(same) if plain else None
+        if answer is None:
+            size = len(body)
+            answer = b"".join(
+                (
+                    head,
+                    listener.date_line,
+                    _LENGTHS[size] if size < _LENGTHS_MAX else b"Content-Length: %d\r\n" % size,
+                    extra,
+                    _CLOSE if close else _KEEP_ALIVE if request.persists else b"",
+                    b"\r\n",
+                    body if request.method != b"HEAD" else b"",
+                )
             )
-        )
+            if plain:
+                listener.made[same] = answer
         outgoing = listener.outgoing
         if outgoing:
             outgoing.append((self, answer, close))
@@ -286,7 +292,7 @@ class HttpConnection(RequestReader, asyncio.Protocol):
             self.request.close = True
             self.request.problem = problem
             self.no_more = True
-        self.reply(problem.head, body or problem.body, extra)
+        self.reply(problem.head, body or problem.body, extra, -1 if extra or body else problem.index)
 
     def proceed(self, step: Callable[[Request], None]) -> None:
         """Go on with the request under way, in a later tick than the one it came in."""

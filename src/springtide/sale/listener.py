@@ -57,6 +57,7 @@ class Listener:
         "glance",
         "in_flight",
         "lines",
+        "made",
         "now_ms",
         "now_s",
         "outgoing",
@@ -77,6 +78,8 @@ class Listener:
         self.now_s = 0.0
         self.now_ms = 0
         self.date_line = b""
+        self.made: dict[int, bytes] = {}
+        """Answers that are the same for many, by their number, until the date changes."""
         self._loop: asyncio.AbstractEventLoop
         # What has arrived in this tick, and what is to be written at its end; a connection may append to them directly
         # when they are not empty.
@@ -93,6 +96,7 @@ class Listener:
     def _sweep(self) -> None:
         self.look_at_clock()
         self.date_line = b"Date: %b\r\n" % formatdate(self.now_ms // 1000, usegmt=True).encode()
+        self.made.clear()
         for connection in [each for each in self.connections if each.deadline_s < self.now_s]:
             connection.expire()
         self._sweeper = self.clock.call_later(SWEEP_S, self._sweep)
