@@ -194,7 +194,7 @@ class Recorder(HttpConnection):
     def handle(self, request: Request) -> None:
         self.reply(b"", b"")
 
-    def reply(self, head: bytes, body: bytes, extra: bytes = b"") -> None:
+    def reply(self, head: bytes, body: bytes, extra: bytes = b"", same: int = -1) -> None:
         self.requests.append(self.request)
         self.busy = False
 
