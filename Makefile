@@ -1,7 +1,7 @@
 # Every target sets up what it needs in .venv. ARGS="…" is passed on; PYTHON=/path/to/python3 chooses the Python.
 # make reports any failure as status 2: for the exact exit status of a demo, run .venv/bin/springtide demo itself.
 
-.PHONY: help demo test torture check bench lock clean
+.PHONY: help demo test test-long torture check bench lock clean
 .DEFAULT_GOAL := help
 export PYTHON
 FAULTS ?= 200
@@ -9,6 +9,7 @@ FAULTS ?= 200
 help:
 	@echo 'make demo    a whole sale on this machine, live, with a report   (ARGS="--help" lists its options)'
 	@echo 'make test    the tests                                           (ARGS="tests/unit -k NAME")'
+	@echo 'make test-long  what takes longer: lost zones, killed loops, containers, image lines'
 	@echo 'make torture the loss test: 200 faults while it sells, 10 minutes   (FAULTS=40 ARGS="--seed 2")'
 	@echo 'make check   lint, formatting, types, layers'
 	@echo 'make bench   the measurements                                    (ARGS="--help")'
@@ -21,7 +22,11 @@ demo:
 
 test:
 	@sh tools/setup.sh dev
-	@exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not long" $(ARGS)
+
+test-long:
+	@sh tools/setup.sh dev
+	@exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile -m long $(ARGS)
 
 torture:
 	@sh tools/setup.sh runtime
