@@ -19,8 +19,10 @@ SpringtideError
 │   └── Deposed                  somebody else leads: stop acting at once
 └── CloudError
     ├── CloudUnavailable         no answer, or a fault on their side: repeat with the same client token
+    │   └── CloudThrottled       too many calls of this kind: repeat after `retry_after_s`
     ├── CloudOutOfStock          the zone cannot deliver: ask another zone or type
-    └── CloudQuotaExceeded       the account's limit: raise the quota or ask for less
+    ├── CloudQuotaExceeded       the account's limit: raise the quota or ask for less
+    └── CloudRefused             the account or the request itself: no repetition helps, a person has to look
 """
 
 
@@ -106,3 +108,16 @@ class CloudOutOfStock(CloudError):
 
 class CloudQuotaExceeded(CloudError):
     """The account's limit is reached: raise the quota or ask for less."""
+
+
+class CloudThrottled(CloudUnavailable):
+    """Too many calls of this kind: repeat the request, with the same client token, after `retry_after_s`."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        """`retry_after_s` is the cloud's word, or what its documentation says."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class CloudRefused(CloudError):
+    """The account (balance, permission, credentials) or the order itself is at fault: repeating it changes nothing."""

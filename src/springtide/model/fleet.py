@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from springtide.model.cloud import Fill, Market, NodeOrder, Offer, Purchase, Quota
 from springtide.model.service import (
     COUNTER,
     CapacityEstimate,
@@ -51,7 +52,11 @@ class NodeState(StrEnum):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One machine. `client_token` names the purchase it came from (empty for IDC)."""
+    """One machine. `client_token` names the purchase it came from (empty for IDC).
+
+    `rented_ms` is when its bill began (0: not known), `release_at_ms` when the cloud takes it back by itself (0:
+    never), `reclaim_ms` when a spot machine will be taken away, once that was announced (0: it was not).
+    """
 
     node_id: str
     zone: str
@@ -60,6 +65,13 @@ class Node(msgspec.Struct, frozen=True):
     client_token: str
     since_ms: int
     memory_mb: int = 0
+    instance_type: str = ""
+    market: Market = Market.ON_DEMAND
+    price_fen_per_h: float = 0.0
+    address: str = ""
+    rented_ms: int = 0
+    release_at_ms: int = 0
+    reclaim_ms: int = 0
 
 
 class ReplicaState(StrEnum):
@@ -167,6 +179,10 @@ class FleetPolicy(msgspec.Struct, frozen=True):
     its bounds.
     `season_ms` is what demand repeats after (0: nothing is known to repeat). `event_doubt` is the share by which more
     than announced may come: it is provided for until `event_doubt_ms` after an opening, when the size is seen.
+    `release_after_ms`: the cloud takes a rented node back by itself so long after the end of the event it is for, or
+    after its order (0: never). `spend_max_fen_per_h` bounds what all rented nodes cost (0: unbounded),
+    `zone_share_max` and `spot_share_max` are as in ProvisionNeed. `line_share_max` is the share of a line that the
+    fleet may use.
     """
 
     replica_requests_per_s: float
@@ -194,6 +210,11 @@ class FleetPolicy(msgspec.Struct, frozen=True):
     signals: tuple[Signal, ...] = ()
     event_doubt: float = 0.0
     event_doubt_ms: int = 120_000
+    release_after_ms: int = 0
+    spend_max_fen_per_h: float = 0.0
+    zone_share_max: float = 1.0
+    spot_share_max: float = 0.0
+    line_share_max: float = 0.8
 
 
 class DemandRange(msgspec.Struct, frozen=True):
@@ -206,12 +227,35 @@ class DemandRange(msgspec.Struct, frozen=True):
 
 
 class RentNodes(msgspec.Struct, frozen=True, tag="rent_nodes"):
-    """Rent `count` nodes in a cloud zone; the token makes the purchase idempotent."""
+    """Rent `count` nodes in a cloud zone; the token makes the purchase idempotent.
+
+    The fields after `reason` are as in NodeOrder. `cores` is what one of the nodes counts for.
+    """
 
     zone: str
     count: int
     client_token: str
     reason: str
+    instance_type: str = ""
+    market: Market = Market.ON_DEMAND
+    count_min: int = 1
+    release_at_ms: int = 0
+    price_limit_fen_per_h: float = 0.0
+    cores: int = 0
+
+    @property
+    def order(self) -> NodeOrder:
+        """Exactly what is sent."""
+        return NodeOrder(
+            self.zone,
+            self.count,
+            self.client_token,
+            self.instance_type,
+            self.market,
+            self.count_min,
+            self.release_at_ms,
+            self.price_limit_fen_per_h,
+        )
 
 
 class ReleaseNode(msgspec.Struct, frozen=True, tag="release_node"):
@@ -271,6 +315,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     `zone_health`, `capacity`, `rollout` and `scaled_in_ms` are the plan's before this one. `seasons` is the demand of
     earlier seasons, oldest first. `engines` is how busy the engines behind the service are (0 to 1), by name.
     `usual` is what demand of the last hours was like.
+    `offers` is what can be rented; without any, each cloud zone has the one machine that it is configured with, up to
+    its `nodes_max`. `fills` is what came of the last minutes' orders, oldest first; `quotas` the account's limits.
+    `purchases` are what the plan of an event has scheduled and nobody has ordered yet. `cordoned` are nodes on which
+    nothing new starts. `line_load` is the share of each line that is taken (0 to 1), by name.
     """
 
     run: str
@@ -300,6 +348,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     engines: dict[str, float] = {}
     usual: UsualDemand | None = None
     scaled_in_ms: int = 0
+    offers: tuple[Offer, ...] = ()
+    fills: tuple[Fill, ...] = ()
+    quotas: tuple[Quota, ...] = ()
+    purchases: tuple[Purchase, ...] = ()
+    cordoned: frozenset[str] = frozenset()
+    line_load: dict[str, float] = {}
 
 
 class Plan(msgspec.Struct, frozen=True):

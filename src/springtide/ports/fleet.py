@@ -11,6 +11,9 @@ from springtide.model import (
     Intent,
     Leadership,
     Node,
+    NodeOrder,
+    Offer,
+    Quota,
     Replica,
     ReplicaSpec,
     ScaleOverride,
@@ -18,7 +21,6 @@ from springtide.model import (
     ServiceWish,
     TrafficSample,
     Wishes,
-    Zone,
     ZoneMode,
 )
 
@@ -166,19 +168,39 @@ class FleetState(Protocol):
 
 
 class Cloud(Protocol):
-    """What rents machines.
+    """What rents machines, in several zones.
 
-    Raises CloudUnavailable (repeat with the same token), CloudOutOfStock, CloudQuotaExceeded.
+    Raises CloudUnavailable (repeat with the same token), CloudThrottled (the same, after `retry_after_s`),
+    CloudOutOfStock, CloudQuotaExceeded, CloudRefused (the account or the order itself: a person has to look).
     """
 
-    async def rent(self, zone: Zone, count: int, client_token: str) -> list[Node]:
-        """Rent up to `count` nodes; fewer is a success. The same token again returns the nodes of the first call."""
+    async def rent(self, order: NodeOrder) -> list[Node]:
+        """Rent up to `order.count` nodes, at least `order.count_min`; fewer than the count is a success.
+
+        The same order again returns the nodes of the first call, as far as they are not released. Raises CloudRefused
+        for a token that was used for another order.
+        """
 
     async def nodes(self) -> list[Node]:
-        """All rented nodes that still cost money."""
+        """All rented nodes that still cost money: those of this installation, by their tag."""
 
-    async def release(self, node_id: str) -> None:
-        """Give a node back. Unknown ids are ignored."""
+    async def release(self, node_ids: Sequence[str]) -> None:
+        """Give nodes back, traffic and replicas having left them. Unknown ids are ignored.
+
+        A failure may leave some of them released: the call can be repeated.
+        """
+
+    async def keep_until(self, node_ids: Sequence[str], release_at_ms: int) -> None:
+        """Move the moment at which the cloud takes these nodes back by itself; 0: never. Unknown ids are ignored."""
+
+    async def offers(self) -> list[Offer]:
+        """What can be rented now, at what price; empty for a cloud that has one machine a zone."""
+
+    async def quotas(self) -> list[Quota]:
+        """The account's limits and what is used of them; empty where there are none to ask for."""
 
     async def cost_fen(self, now_ms: int) -> float:
         """What has been spent on nodes until now."""
+
+    async def close(self) -> None:
+        """Close connections; what is rented stays rented."""
