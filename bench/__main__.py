@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench import (
     balancer,
+    cloud_rent,
     cluster,
     counter,
     docker_start,
@@ -17,6 +18,7 @@ from bench import (
     inventory,
     open_loop,
     polls,
+    provision,
     recorder,
     sold_out,
     tick,
@@ -40,6 +42,8 @@ BENCHES: dict[str, Callable[[int], tuple[list[Row], list[Skipped]]]] = {
     "docker_start": docker_start.measure,
     "elasticity": elasticity.measure,
     "tick": tick.measure,
+    "provision": provision.measure,
+    "cloud_rent": cloud_rent.measure,
     "zone_failover": zone_failover.measure,
     "zone_loss": zone_loss.measure,
 }

@@ -11,7 +11,18 @@ from springtide.drivers.memory.fleet_state import MemoryFleetState
 from springtide.drivers.postgres_fleet import PostgresFleetState
 from springtide.drivers.system import SystemClock
 from springtide.errors import Deposed, FleetStateError
-from springtide.model import COUNTER, Intent, ScaleOverride, ServiceSpec, ServiceWish, Signal, SignalKind, ZoneMode
+from springtide.model import (
+    COUNTER,
+    Intent,
+    Market,
+    Purchase,
+    ScaleOverride,
+    ServiceSpec,
+    ServiceWish,
+    Signal,
+    SignalKind,
+    ZoneMode,
+)
 from springtide.ports import FleetState
 from tests.contract.ledgers import started_server
 
@@ -166,6 +177,25 @@ async def test_wishes_are_read_as_they_were_wished(state: FleetState) -> None:
     await state.wish_service("web", None)
     found = await state.wishes()
     assert (found.services, found.modes, found.scales) == ({}, {"idc-a": ZoneMode.OPEN}, {})
+    assert found.version > 3
+
+
+async def test_an_events_purchases_are_wanted_until_they_are_withdrawn(state: FleetState) -> None:
+    first = Purchase("z-a", "ecs.c7.xlarge", Market.ON_DEMAND, 3, 12, 81.5, order_ms=10, ready_ms=20)
+    other = Purchase("z-b", "ecs.c7.xlarge", Market.SPOT, 1, 4, 8.15, order_ms=11, ready_ms=21)
+    assert (await state.wishes()).purchases == {}
+    await state.wish_purchases("eleven", [first, other])
+    await state.wish_purchases("twelve", [other])
+    found = await state.wishes()
+    assert found.purchases == {"eleven": (first, other), "twelve": (other,)}
+    assert found.version == 2
+    await state.wish_purchases("eleven", [other])  # a new plan takes the place of the old one
+    assert (await state.wishes()).purchases["eleven"] == (other,)
+    await state.wish_purchases("eleven", None)
+    await state.wish_purchases("eleven", None)
+    await state.wish_purchases("twelve", [])
+    found = await state.wishes()
+    assert found.purchases == {"twelve": ()}
     assert found.version > 3
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from springtide.fleet.journal import Decision, Outcome
 from springtide.fleet.replay import replay
-from springtide.model import DrainReplica, RentNodes, SetEndpoints, StopReplica, Zone
+from springtide.model import DrainReplica, Node, NodeOrder, RentNodes, SetEndpoints, StopReplica
 from tests.twin.world import EVENT_S, OPENS_S, PEAK, POLICY, READY_S, ZONES, World, sale_demand
 
 
@@ -194,14 +194,14 @@ async def test_a_purchase_without_an_answer_is_repeated_with_its_token(build: Ca
     await world.until(12)
     real, tokens = world.cloud.rent, []
 
-    async def lose_the_answer(zone: Zone, count: int, token: str) -> object:
-        tokens.append(token)
-        nodes = await real(zone, count, token)
+    async def lose_the_answer(order: NodeOrder) -> list[Node]:
+        tokens.append(order.client_token)
+        nodes = await real(order)
         if len(tokens) < 3:
             raise OSError("connection reset")
         return nodes
 
-    world.cloud.rent = lose_the_answer  # type: ignore[method-assign, assignment] # a fault in between
+    world.cloud.rent = lose_the_answer  # type: ignore[method-assign] # a fault in between
     await world.until(OPENS_S)
     assert len(tokens) == 3
     assert len(set(tokens)) == 1

@@ -36,7 +36,15 @@ for _module, _name, _help in (
     ("fleet_commands", "zone", "Take a zone out of use, by hand, and put it back."),
     ("why_commands", "why", "Why the fleet is as it is: decisions with their reasons."),
     ("why_commands", "replay", "Decide again what a journal holds, and show what would differ."),
+    ("cloud_commands", "nodes", "The nodes of data centre and cloud; `nodes cordon` takes one out of use."),
+    ("cloud_commands", "offers", "What machines there are to have, at what price, and how many."),
+    ("cloud_commands", "cost", "What is spent on rented nodes: now, so far, and until the event is over."),
+    ("cloud_commands", "sweep", "Find rented nodes that nobody wants any more, and give them back."),
+    ("plan_commands", "plan", "What to rent for an event: when, at what cost, how surely; and hand it over."),
     ("fleet_image", "image", "Build, push, warm, list and collect container images."),
+    ("cloud", "cloud", "A cloud to test against: the HTTP API of ECS and ECI over a simulated market."),
+    ("calibrate_commands", "calibrate", "Measure what this machine's building blocks do, for simulations."),
+    ("simulate", "simulate", "Rehearse a sale at any size, on a virtual clock, by the production decisions."),
 ):
     app.command(f"springtide.cli.{_module}:{_name}", name=_name, help=_help, group=PLATFORM)
 app.command("springtide.cli.sale_app:sale", name="sale", help="A merchant's sales and orders, through the back office.")
@@ -130,6 +138,14 @@ def platform(*, data: Path) -> int:
     from springtide.cli.platform_run import run_platform  # noqa: PLC0415 - each command loads only what it needs
 
     return _run(run_platform(data))
+
+
+@run.command(name="sweep")
+def sweeper(*, data: Path) -> int:
+    """The sweep beside a platform: strays among the rented nodes are given back, whatever became of the loop."""
+    from springtide.cli.sweep import run_sweeper  # noqa: PLC0415 - each command loads only what it needs
+
+    return _run(run_sweeper(data))
 
 
 @run.command

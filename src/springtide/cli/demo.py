@@ -14,10 +14,11 @@ import structlog
 
 from springtide.cli import figures
 from springtide.cli.chaos import Chaos, Fault
+from springtide.cli.demo_cloud import DemoCloud, start_cloud
 from springtide.cli.examples import example
 from springtide.cli.measure import unthrottled_rate
 from springtide.cli.roles import RoleSettings
-from springtide.cli.stores import Given
+from springtide.cli.stores import Given, all_started
 from springtide.cli.watch import Watch
 from springtide.cli.world import (
     LOOP_STOP_S,
@@ -26,7 +27,6 @@ from springtide.cli.world import (
     Workers,
     cancelled,
     command,
-    make_cloud,
     make_runtime,
     make_settings,
     prepare_folders,
@@ -38,16 +38,16 @@ from springtide.cli.world import (
 from springtide.config import Config, CrowdSettings, load_sale
 from springtide.console.report import RunFigures, exit_status, write_report
 from springtide.drivers.child import Child, spawn
-from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.private_file import write_private
 from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.run_folder import release
 from springtide.drivers.system import SystemClock, SystemIds
-from springtide.errors import ConfigError, EngineError
+from springtide.errors import CloudUnavailable, ConfigError, EngineError
 from springtide.fleet.journal import Journal
 from springtide.fleet.loop import ControlLoop, LoopSettings
 from springtide.fleet.ports import FleetPorts, one_service
 from springtide.model import CalendarEvent, ReplicaState, Sale, Zone, ZoneKind
+from springtide.ports import Cloud
 from springtide.sale.audit import audit
 from springtide.sale.tokens import key_of
 from springtide.twin.crowd.demand import Demand, load_demand
@@ -60,7 +60,6 @@ CROWD_STOP_S = 5.0
 AUDIT_S = 20.0
 EXPIRY_S = 5.0
 POLL_S = 0.1
-CLOUD_SEED = 7
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,16 @@ class Run:
     settings: RoleSettings
     workers: Workers
     runtime: ProcessRuntime
-    cloud: LocalCloud
+    rented_from: DemoCloud
     loop: ControlLoop
     sale: Sale
     start_ms: int
     faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def cloud(self) -> Cloud:
+        """What nodes are rented from."""
+        return self.rented_from.cloud
 
 
 async def run_demo(options: DemoOptions, environ: Mapping[str, str]) -> int:
@@ -161,18 +165,20 @@ async def _start(
     """Engines, workers, base replicas; the sale is published last, when its moments are certain."""
     ids = SystemIds()
     config = inputs.config
-    engines = await start_engines(stack, folders, clock, config, options.given, options.port)
+    engines, rented_from = await all_started(
+        start_engines(stack, folders, clock, config, options.given, options.port),
+        start_cloud(stack, folders, clock, config, inputs.zones),
+    )
     settings = make_settings(config.counter, config.counter.rate_max, engines.stores, ids)
     settings = msgspec.structs.replace(settings, replicas_acked=config.inventory.replicas_acked, room=config.room)
     path = settings_file(folders, "settings", settings)
     workers = await start_workers(stack, folders, clock, path)
     runtime = await make_runtime(folders, clock, path)
     stack.push_async_callback(runtime.close)
-    cloud = make_cloud(folders, clock, inputs.zones, CLOUD_SEED)
     start_ms = clock.now_ms() + round(LEAD_IN_S * 1000)
     (sale,) = inputs.config.sales_from(start_ms)
     calendar = inputs.config.calendar_from(start_ms) if options.scale else ()
-    ports = one_service(engines.envoy.balancer, runtime, cloud, inputs.zones, engines.stores.loads(clock))
+    ports = one_service(engines.envoy.balancer, runtime, rented_from.cloud, inputs.zones, engines.stores.loads(clock))
     loop = _make_loop(inputs, folders, clock, ports, calendar)
     ticking = asyncio.create_task(loop.run())
     stack.push_async_callback(stop_loop, loop, ticking)
@@ -181,7 +187,7 @@ async def _start(
         raise ConfigError(
             f"sale {sale.sale} is there already, on --inventory; give a Valkey without it, or rename the sale"
         )
-    run = Run(inputs, options, folders, clock, engines, settings, workers, runtime, cloud, loop, sale, start_ms)
+    run = Run(inputs, options, folders, clock, engines, settings, workers, runtime, rented_from, loop, sale, start_ms)
     await _base_ready(run)
     return run
 
@@ -262,9 +268,17 @@ async def _settle(run: Run, watch: Watch) -> None:
     while run.clock.monotonic_s() < until:
         open_units = sum(row.reserved + row.returning for row in await run.engines.ledger.totals(run.sale.sale))
         depth = await run.engines.inventory.journal_depth(run.sale.sale, 0)
-        if not open_units and not depth and not await run.cloud.nodes():
+        if not open_units and not depth and await _nodes(run) == 0:
             return
         await run.clock.sleep(POLL_S)
+
+
+async def _nodes(run: Run) -> int | None:
+    """How many nodes are rented; None while the cloud does not say, or says that it is asked too often."""
+    try:
+        return len(await run.cloud.nodes())
+    except CloudUnavailable:
+        return None
 
 
 async def _conclude(run: Run, watch: Watch) -> RunFigures:
@@ -272,7 +286,7 @@ async def _conclude(run: Run, watch: Watch) -> RunFigures:
     watch.auditing()
     report = await audit(run.engines.inventory, run.engines.ledger, run.sale.sale, run.clock, AUDIT_S)
     orders = await run.engines.ledger.orders(run.sale.sale)
-    nodes_left = len(await run.cloud.nodes())
+    nodes_left = await run.rented_from.left()
     await run.loop.shutdown(LOOP_STOP_S)
     rate = await unthrottled_rate(run.folders, run.engines, run.settings, run.clock)
     return figures.collect(
@@ -287,7 +301,8 @@ async def _conclude(run: Run, watch: Watch) -> RunFigures:
             audit=report,
             orders=tuple(orders),
             nodes_left=nodes_left,
-            nodes_rented=run.cloud.rented_total,
+            calls=dict(run.rented_from.calls),
+            throttled=sum(run.rented_from.throttled.values()),
             cost_fen=await run.cloud.cost_fen(run.clock.now_ms()),
             unthrottled_rps=rate,
             fleet=tuple(watch.fleet),

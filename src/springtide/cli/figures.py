@@ -1,15 +1,16 @@
 """From what a demo left behind (logs, audit, ledger, journal) to the figures of its report."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from springtide.cli.chaos import Fault
 from springtide.config import Config
-from springtide.console.figures import FleetSecond, Mark, RunFigures
+from springtide.console.figures import FleetSecond, Mark, RentedNodes, RunFigures
 from springtide.fleet.journal import Decision, Outcome, read_journal
-from springtide.model import Order, ReleaseNode, RentNodes, ReplicaState, Sale, Snapshot, Zone, ZoneKind
+from springtide.model import Node, Order, ReleaseNode, RentNodes, ReplicaState, Sale, Snapshot, Zone, ZoneKind
 from springtide.sale.audit import AuditReport, compare_acknowledged
 from springtide.twin.crowd.spec import (
     ACKNOWLEDGEMENTS,
@@ -38,8 +39,9 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     audit: AuditReport
     orders: tuple[Order, ...]
     nodes_left: int
-    nodes_rented: int
     cost_fen: float
+    calls: dict[str, int]
+    throttled: int
     unthrottled_rps: float
     fleet: tuple[FleetSecond, ...]
     out: Path
@@ -49,7 +51,8 @@ class _FleetHistory(msgspec.Struct, frozen=True):
     """What the control loop's journal tells of the run."""
 
     replicas_peak: dict[str, int]
-    nodes_peak: dict[str, int]
+    rented: tuple[RentedNodes, ...]
+    price_peak_cny_per_h: float
     cloud_share_at_peak: float
     ready_before_open_s: float | None
     first_node_rented_s: float | None
@@ -77,11 +80,14 @@ def collect(found: Findings) -> RunFigures:
         stock_differences=found.audit.differences,
         replicas_peak=history.replicas_peak,
         cloud_share_at_peak=history.cloud_share_at_peak,
-        nodes_rented=found.nodes_rented,
+        nodes_rented=sum(one.nodes for one in history.rented),
+        rented=history.rented,
+        calls=found.calls,
+        throttled=found.throttled,
         nodes_left=found.nodes_left,
         ready_before_open_s=history.ready_before_open_s,
         cost_cny=found.cost_fen / FEN,
-        cost_static_peak_cny=_static_cost_cny(found.zones, history.nodes_peak),
+        cost_static_peak_cny=history.price_peak_cny_per_h * HOURS_A_DAY,
         rate_max=found.config.counter.rate_max,
         unthrottled_rps=found.unthrottled_rps,
         opens_s=(found.sale.opens_ms - found.start_ms) / 1000,
@@ -98,7 +104,9 @@ def collect(found: Findings) -> RunFigures:
 def fleet_history(found: Findings) -> _FleetHistory:
     """Read the journal once: peaks by zone, who carried the peak, when capacity stood, when nodes came and went."""
     replicas_peak = {zone.name: 0 for zone in found.zones}
-    nodes_peak = dict.fromkeys(replicas_peak, 0)
+    prices_fen = {zone.name: float(zone.price_fen_per_node_h) for zone in found.zones}
+    nodes: dict[str, Node] = {}
+    peak_fen = 0.0
     rented: list[int] = []
     released: list[int] = []
     snapshots: list[Snapshot] = []
@@ -109,7 +117,9 @@ def fleet_history(found: Findings) -> _FleetHistory:
                 replicas_peak,
                 [one.zone for one in entry.snapshot.replicas if one.state is ReplicaState.READY],
             )
-            _raise_to(nodes_peak, [node.zone for node in entry.snapshot.nodes])
+            here = [node for node in entry.snapshot.nodes if node.client_token]
+            nodes.update((node.node_id, node) for node in here)
+            peak_fen = max(peak_fen, sum(_price_fen(node, prices_fen) for node in here))
         elif isinstance(entry, Outcome) and not entry.error:
             if isinstance(entry.action, RentNodes):
                 rented.append(entry.at_ms)
@@ -117,7 +127,8 @@ def fleet_history(found: Findings) -> _FleetHistory:
                 released.append(entry.at_ms)
     return _FleetHistory(
         replicas_peak=replicas_peak,
-        nodes_peak=nodes_peak,
+        rented=_by_offer(nodes.values(), prices_fen),
+        price_peak_cny_per_h=peak_fen / FEN,
         cloud_share_at_peak=cloud_share_at_peak(snapshots, found.zones),
         ready_before_open_s=ready_before_open_s(snapshots, found),
         first_node_rented_s=(min(rented) - found.start_ms) / 1000 if rented else None,
@@ -155,7 +166,16 @@ def _raise_to(peak: dict[str, int], zones: Sequence[str]) -> None:
         peak[zone] = max(before, zones.count(zone))
 
 
-def _static_cost_cny(zones: Sequence[Zone], nodes_peak: dict[str, int]) -> float:
-    """What the most nodes that were rented at one time would cost if they were kept for a whole day."""
-    fen = sum(zone.price_fen_per_node_h * nodes_peak[zone.name] for zone in zones if zone.kind is ZoneKind.CLOUD)
-    return fen * HOURS_A_DAY / FEN
+def _price_fen(node: Node, zones_fen: Mapping[str, float]) -> float:
+    """Its own price, or else its zone's."""
+    return node.price_fen_per_h or zones_fen.get(node.zone, 0.0)
+
+
+def _by_offer(nodes: Iterable[Node], zones_fen: Mapping[str, float]) -> tuple[RentedNodes, ...]:
+    groups: defaultdict[tuple[str, str, str], list[Node]] = defaultdict(list)
+    for node in nodes:
+        groups[node.zone, node.instance_type, node.market.value].append(node)
+    return tuple(
+        RentedNodes(zone, name, market, len(group), group[0].cores, _price_fen(group[-1], zones_fen) / FEN)
+        for (zone, name, market), group in sorted(groups.items())
+    )

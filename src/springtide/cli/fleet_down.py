@@ -5,6 +5,7 @@ from springtide.cli.platform_folder import PlatformFolder
 from springtide.cli.platform_link import Link, linked
 from springtide.cli.platform_options import Here
 from springtide.cli.platform_process import start_platform, stop_platform
+from springtide.cli.platform_sweep import end_sweep
 from springtide.cli.sale_show import say, say_json
 from springtide.drivers.system import SystemClock
 from springtide.errors import Refused
@@ -30,6 +31,7 @@ async def run_down(here: Here, wait_s: float, *, keep_services: bool) -> int:
         await stop_platform(folder, running, clock)
     if not keep_services:
         folder.forget()
+        await end_sweep(folder, clock)
     if here.json:
         say_json({"removed": removed, "kept_services": keep_services})
     elif keep_services:

@@ -54,6 +54,12 @@ def leaving_zones(before: PlatformSettings, after: PlatformSettings) -> list[str
             "the fleet's state cannot move to another database while services run: say `springtide down`, then "
             "`springtide up`"
         )
+    cloud, other = before.config.cloud, after.config.cloud
+    if (cloud.driver, cloud.region, cloud.installation) != (other.driver, other.region, other.installation):
+        raise Refused(
+            "the cloud cannot change while services run, since what is rented there would be left: say "
+            "`springtide down`, then `springtide up`"
+        )
     stay = {(zone.name, zone.engine) for zone in after.config.zones}
     leaving = [zone.name for zone in before.config.zones if (zone.name, zone.engine) not in stay]
     if len(leaving) == len(before.config.zones):

@@ -53,12 +53,13 @@ class PlatformFolder:
         self.valkey = self.data / "valkey"
         self.balancer = self.data / "balancer"
         self.images = self.data / "images"
-        self.cloud = self.data / "cloud.json"
         self.journal = self.data / "journal.jsonl"
+        self.sweep_log = self.data / "sweep.jsonl"
         self.log = self.data / "logs" / "platform.log"
         self.counter = self.data / "platform" / "counter.json"
         self._settings = self.data / "platform" / "settings.json"
         self.running_file = self.data / "platform" / "running.json"
+        self._sweeping = self.data / "platform" / "sweep.json"
 
     def replicas(self, zone: str) -> Path:
         """Where the process runtime of a zone keeps its files."""
@@ -103,6 +104,15 @@ class PlatformFolder:
     def announce(self, running: Running) -> None:
         """Say that the platform is ready, in one step; a private file."""
         _write(self.running_file, running)
+
+    def sweeping(self) -> Running | None:
+        """The process that sweeps for this platform, which may outlive it; None when none runs."""
+        found = self._read(self._sweeping, Running)
+        return found if found is not None and found.alive else None
+
+    def announce_sweep(self, running: Running) -> None:
+        """Say which process sweeps now."""
+        _write(self._sweeping, running)
 
     def forget(self) -> None:
         """After everything has ended: the next start is a first one. The data stays."""

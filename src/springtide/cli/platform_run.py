@@ -11,22 +11,23 @@ from pathlib import Path
 
 import structlog
 
+from springtide.cli.clouds import open_cloud
 from springtide.cli.platform_balancers import ServiceBalancers, start_engine
 from springtide.cli.platform_folder import PlatformFolder, PlatformSettings, Running
 from springtide.cli.platform_images import image_parts, start_keeper, start_origin
 from springtide.cli.platform_order import OrderPath, start_order_path
 from springtide.cli.platform_runtimes import start_runtimes
+from springtide.cli.platform_sweep import start_sweep
 from springtide.cli.supervisor import Supervisor
 from springtide.cli.world import LOOP_STOP_S, cancelled
 from springtide.config import Config
 from springtide.drivers.child import Child
 from springtide.drivers.embedded_postgres import start_postgres
-from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.pids import started_ticks
 from springtide.drivers.postgres import migrate
 from springtide.drivers.postgres_fleet import PostgresFleetState
 from springtide.drivers.prometheus_query import PrometheusSensor
-from springtide.drivers.system import SystemClock, SystemIds, chance
+from springtide.drivers.system import SystemClock, SystemIds
 from springtide.errors import ConfigError
 from springtide.fleet.journal import Journal
 from springtide.fleet.loop import ControlLoop, LoopSettings
@@ -34,7 +35,6 @@ from springtide.fleet.ports import FleetPorts
 from springtide.model import COUNTER, Signal
 
 RUN_LETTERS = 8
-CLOUD_SEED = 7
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +76,7 @@ async def _run(folder: PlatformFolder, settings: PlatformSettings, clock: System
             order_path = await start_order_path(stack, folder, settings, dsn, clock)
         await start_origin(stack, folder, platform.config.images, clock)
         ticking = await _loop(stack, platform, order_path)
+        await start_sweep(stack, folder, settings, clock)
         folder.announce(Running(os.getpid(), started_ticks(os.getpid()), dsn, order_path.backoffice_url))
         await ticking
 
@@ -105,13 +106,16 @@ async def _loop(stack: AsyncExitStack, platform: _Platform, order_path: OrderPat
     balancers = ServiceBalancers(await start_engine(config.fleet.balancer, folder.balancer, clock), clock)
     stack.push_async_callback(balancers.release)
     zones = config.fleet_zones()
+    cloud = open_cloud(config, clock, folder.data)
+    stack.push_async_callback(cloud.close)
     ports = FleetPorts(
         runtimes=runtimes,
         balancers=balancers,
-        cloud=LocalCloud(folder.cloud, clock, chance(CLOUD_SEED), zones),
+        cloud=cloud,
         state=state,
         sensors=_sensor,
         engines={COUNTER: order_path.engines},
+        lines={line.name: PrometheusSensor(line.url, line.query) for line in config.lines if line.url},
     )
     settings = LoopSettings(
         run_id=SystemIds().new("")[:RUN_LETTERS],

@@ -16,13 +16,13 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from springtide.cli.clouds import open_cloud
 from springtide.cli.examples import example
 from springtide.cli.roles import RoleSettings
 from springtide.cli.stores import Given, Places, Stores, all_started, start_stores
 from springtide.cli.supervisor import Supervisor, starts
 from springtide.cli.world import (
     Folders,
-    make_cloud,
     make_runtime,
     read_announced_port,
     role,
@@ -44,7 +44,6 @@ from springtide.sale.api_keys import KeyBook
 from springtide.sale.tokens import keys_of
 
 STOP_S = 10.0
-CLOUD_SEED = 7
 TRIAL_BUYER = "ada"
 TRIAL_S = 86_400
 """Who the links with `--try-payments` are for, and how long they are good."""
@@ -184,7 +183,8 @@ async def _fleet(stack: AsyncExitStack, config: Config, folders: Folders, clock:
     """The control loop and its counters."""
     runtime = await make_runtime(folders, clock, started.settings)
     stack.push_async_callback(runtime.close)
-    cloud = make_cloud(folders, clock, config.fleet_zones(), CLOUD_SEED)
+    cloud = open_cloud(config, clock, folders.run)
+    stack.push_async_callback(cloud.close)
     settings = LoopSettings(
         run_id=SystemIds().new("")[:8],
         zones=config.fleet_zones(),

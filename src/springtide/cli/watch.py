@@ -12,11 +12,10 @@ from springtide.cli.world import Engines
 from springtide.config import Config
 from springtide.console.figures import VERDICTS, FleetSecond, RunFigures, exit_status, percent, verdict
 from springtide.console.live import REDRAW_S, LiveState, LiveView, Phase, StockLive, ZoneLive, phase_at
-from springtide.drivers.localcloud import LocalCloud
 from springtide.errors import InventoryError, LedgerError
 from springtide.fleet.loop import ControlLoop
 from springtide.model import NodeState, Replica, ReplicaState, Sale, SetEndpoints, Snapshot, Zone
-from springtide.ports import Clock
+from springtide.ports import Clock, Cloud
 from springtide.twin.crowd.demand import Demand
 from springtide.twin.crowd.spec import SECONDS, CrowdSecond, read_seconds
 
@@ -63,7 +62,7 @@ class Watch:
         """Everything has settled; it is being proved."""
         self._later = Phase.AUDITING
 
-    async def follow(self, loop: ControlLoop, engines: Engines, cloud: LocalCloud, sale: Sale, start_ms: int) -> None:
+    async def follow(self, loop: ControlLoop, engines: Engines, cloud: Cloud, sale: Sale, start_ms: int) -> None:
         """Watch until cancelled. An engine that does not answer is asked again in the next second."""
         kept = -1
         while True:
@@ -95,7 +94,7 @@ class Watch:
         for name in ("report.html", "report.json", "journal.jsonl", "logs"):
             self._console.print(f"[dim]{self._out / name}[/]")
 
-    async def _look(self, engines: Engines, cloud: LocalCloud, sale: Sale) -> None:
+    async def _look(self, engines: Engines, cloud: Cloud, sale: Sale) -> None:
         self._cost_cny = await cloud.cost_fen(self._clock.now_ms()) / FEN
         try:
             view = await engines.inventory.view(sale.sale)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,16 @@ from springtide.config import Config, CounterSettings
 from springtide.drivers.child import Child, spawn
 from springtide.drivers.embedded_envoy import EmbeddedEnvoy, start_envoy
 from springtide.drivers.embedded_postgres import remove_segment
-from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.netns import Namespace
 from springtide.drivers.postgres import PostgresLedger
 from springtide.drivers.private_file import write_private
 from springtide.drivers.process import ProcessRuntime
 from springtide.drivers.run_folder import make_run_folder, sweep
-from springtide.drivers.system import SystemClock, SystemIds, chance
+from springtide.drivers.system import SystemClock, SystemIds
 from springtide.drivers.valkey import ValkeyInventory
 from springtide.errors import ConfigError
 from springtide.fleet.loop import ControlLoop
-from springtide.model import COUNTER, ServiceSpec, Zone
+from springtide.model import COUNTER, ServiceSpec
 
 ROLE_STOP_S = 5.0
 LOOP_STOP_S = 10.0
@@ -133,11 +132,6 @@ def counter_service(settings: Path, revision: str = "") -> ServiceSpec:
         command=tuple(command("counter", *arguments)),
         drain_signal="SIGUSR1",
     )
-
-
-def make_cloud(folders: Folders, clock: SystemClock, zones: Sequence[Zone], seed: int) -> LocalCloud:
-    """The cloud on this machine; its state file outlives the loop, not the run."""
-    return LocalCloud(folders.run / "cloud.json", clock, chance(seed), zones)
 
 
 async def start_workers(stack: AsyncExitStack, folders: Folders, clock: SystemClock, settings: Path) -> "Workers":

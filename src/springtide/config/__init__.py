@@ -1,5 +1,6 @@
 """`springtide.toml` and `SPRINGTIDE_*` variables → one Config. Each mistake is reported with its key and the remedy."""
 
+from springtide.config.cloud import CloudSettings, LineSettings, MachineSettings
 from springtide.config.document import Config
 from springtide.config.fleet import CalendarSettings, FleetSettings, ImagesSettings, ZoneSettings
 from springtide.config.reading import load, load_sale, parse
@@ -15,6 +16,7 @@ from springtide.config.services import HealthSettings, ServiceSettings, SignalSe
 
 __all__ = [
     "CalendarSettings",
+    "CloudSettings",
     "Config",
     "CounterSettings",
     "CrowdSettings",
@@ -22,6 +24,8 @@ __all__ = [
     "HealthSettings",
     "ImagesSettings",
     "InventorySettings",
+    "LineSettings",
+    "MachineSettings",
     "RoomSettings",
     "SaleSettings",
     "ServiceSettings",

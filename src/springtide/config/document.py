@@ -6,11 +6,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from springtide.config.cloud import CloudSettings, LineSettings
 from springtide.config.fields import to_ms
 from springtide.config.fleet import CalendarSettings, FleetSettings, ImagesSettings, ZoneSettings
 from springtide.config.sales import CounterSettings, CrowdSettings, InventorySettings, RoomSettings, SaleSettings
 from springtide.config.services import ServiceSettings
-from springtide.model import CalendarEvent, FleetPolicy, Sale, ServiceWish, Zone
+from springtide.model import CalendarEvent, FleetPolicy, Line, Sale, ServiceWish, Zone
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,6 +26,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     room: RoomSettings = RoomSettings()
     fleet: FleetSettings = FleetSettings()
     images: ImagesSettings | None = None
+    cloud: CloudSettings = CloudSettings()
+    lines: Annotated[tuple[LineSettings, ...], Meta(max_length=20)] = ()
     crowd: CrowdSettings | None = None
 
     def fleet_zones(self) -> tuple[Zone, ...]:
@@ -50,4 +53,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def policy(self) -> FleetPolicy:
         """The limits and tastes of the decisions about counters; services differ by what their wishes say."""
-        return self.fleet.policy(self.counter.rate_max, self.counter.cores, len(self.zones))
+        fleet = self.cloud.policy(self.fleet.policy(self.counter.rate_max, self.counter.cores, len(self.zones)))
+        share = min((line.share_max for line in self.lines), default=fleet.line_share_max)
+        return msgspec.structs.replace(fleet, line_share_max=share)
+
+    def fleet_lines(self) -> tuple[Line, ...]:
+        """The lines as the decisions see them."""
+        return tuple(line.model() for line in self.lines)

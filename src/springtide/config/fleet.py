@@ -27,6 +27,7 @@ class ZoneSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `engine` is the zone's Docker Engine (`unix:///PATH` or `tcp://HOST:PORT`), `address` where its containers' ports
     are reached ("": the engine is on this machine), `cache` the registry (`HOST:PORT`) that keeps its images.
+    `cloud_zone` is the cloud's own name of the zone, `vswitch` the switch that new machines are connected to.
     """
 
     name: str
@@ -39,12 +40,14 @@ class ZoneSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: str = ""
     address: str = ""
     cache: str = ""
+    cloud_zone: str = ""
+    vswitch: str = ""
 
     def __post_init__(self) -> None:
         """Check what the types do not say."""
         require_identifier("name", self.name)
-        if self.kind is ZoneKind.CLOUD and self.price_cny_per_node_h == 0:
-            msg = f"cloud zone {self.name} needs price_cny_per_node_h: what a node costs an hour"
+        if self.kind is ZoneKind.IDC and (self.cloud_zone or self.vswitch):
+            msg = f"zone {self.name} is no cloud zone: leave cloud_zone and vswitch out"
             raise ValueError(msg)
         if self.engine and not self.engine.startswith(("unix:///", "tcp://")):
             msg = f"engine {self.engine!r} of zone {self.name} must be unix:///PATH or tcp://HOST:PORT"

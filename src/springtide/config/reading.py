@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from springtide.config.checks import cross_checks
+from springtide.config.cloud import CloudSettings, LineSettings
 from springtide.config.document import Config
 from springtide.config.fleet import CalendarSettings, FleetSettings, ImagesSettings, ZoneSettings
 from springtide.config.sales import CounterSettings, CrowdSettings, InventorySettings, RoomSettings, SaleSettings
@@ -24,10 +25,12 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "room": RoomSettings,
     "fleet": FleetSettings,
     "images": ImagesSettings,
+    "cloud": CloudSettings,
     "crowd": CrowdSettings,
 }
 _LISTS: dict[str, type[msgspec.Struct]] = {
     "zones": ZoneSettings,
+    "lines": LineSettings,
     "sales": SaleSettings,
     "services": ServiceSettings,
     "calendar": CalendarSettings,
@@ -36,20 +39,25 @@ _LISTS: dict[str, type[msgspec.Struct]] = {
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
     """Read the file and the variables. Raises ConfigError, one line for each mistake."""
+    config = parse(read_toml(path, "a springtide.toml"), str(path), environ)
+    return msgspec.structs.replace(config, cloud=config.cloud.beside(path.parent))
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The document in a file, unchecked; `what` it should be is for the message. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        msg = f"{path}: there is no such file; give the path of a springtide.toml"
+        msg = f"{path}: there is no such file; give the path of {what}"
         raise ConfigError(msg) from None
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path}: cannot be read: {error}"
         raise ConfigError(msg) from error
     try:
-        raw = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         msg = f"{path}: not valid TOML: {error}"
         raise ConfigError(msg) from error
-    return parse(raw, str(path), environ)
 
 
 def load_sale(path: Path, environ: Mapping[str, str]) -> Config:
@@ -68,9 +76,9 @@ def parse(raw: dict[str, Any], origin: str, environ: Mapping[str, str]) -> Confi
     parts: dict[str, Any] = {}
     for name, value in raw.items():
         if name in _TABLES:
-            parts[name] = _part(value, _TABLES[name], name, mistakes)
+            parts[name] = table(value, _TABLES[name], name, mistakes)
         elif name in _LISTS:
-            parts[name] = _parts(value, _LISTS[name], name, mistakes)
+            parts[name] = tables(value, _LISTS[name], name, mistakes)
         else:
             mistakes.append(f"{name}: unknown{suggestion(name, [*_TABLES, *_LISTS])}")
     if "zones" not in raw:
@@ -85,16 +93,17 @@ def parse(raw: dict[str, Any], origin: str, environ: Mapping[str, str]) -> Confi
     raise ConfigError("\n".join(f"{origin}: {mistake}" for mistake in mistakes))
 
 
-def _parts(value: object, kind: type[msgspec.Struct], name: str, mistakes: list[str]) -> tuple[object, ...]:
+def tables(value: object, kind: type[msgspec.Struct], name: str, mistakes: list[str]) -> tuple[object, ...]:
+    """A list of tables, each checked as `table` does it."""
     if not isinstance(value, list):
         mistakes.append(f"{name}: must be written as [[{name}]]")
         return ()
     if not value:
         mistakes.append(f"{name}: empty; give at least one [[{name}]] or leave it out")
-    return tuple(_part(item, kind, f"{name}[{index}]", mistakes) for index, item in enumerate(value))
+    return tuple(table(item, kind, f"{name}[{index}]", mistakes) for index, item in enumerate(value))
 
 
-def _part(value: object, kind: type[msgspec.Struct], where: str, mistakes: list[str]) -> object:
+def table(value: object, kind: type[msgspec.Struct], where: str, mistakes: list[str]) -> object:
     """One table, checked key by key, so that every wrong key is named and not only the first."""
     if not isinstance(value, dict):
         mistakes.append(f"{where}: must be a table")

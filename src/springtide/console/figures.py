@@ -38,6 +38,17 @@ class Mark(msgspec.Struct, frozen=True):
     what: str
 
 
+class RentedNodes(msgspec.Struct, frozen=True):
+    """How many nodes of one offer were rented in a run, each with so many cores, at what price."""
+
+    zone: str
+    instance_type: str
+    market: str
+    nodes: int
+    cores: int
+    price_cny_per_h: float
+
+
 class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a report says of one run. Moments (`…_s`) count from second 0; None: it did not happen.
 
@@ -45,7 +56,8 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     stock equation exact. `stock_differences` is by SKU what the equation is off by, in units.
     `cost_static_peak_cny` is what the most nodes rented at one time would cost for a whole day. `rate_max` is
     the emulated capacity of a replica and `unthrottled_rps` what one replica did on this machine without that
-    limit, both in requests per second.
+    limit, both in requests per second. `calls` of the cloud's API were sent, by name; `throttled` of them were too
+    many.
     """
 
     title: str
@@ -72,6 +84,9 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     scaled: bool = True
     chaos: bool = False
     faults: tuple[Mark, ...] = ()
+    rented: tuple[RentedNodes, ...] = ()
+    calls: dict[str, int] = {}
+    throttled: int = 0
     seconds: tuple[CrowdSecond, ...] = ()
     fleet: tuple[FleetSecond, ...] = ()
 
@@ -197,6 +212,9 @@ def report_document(figures: RunFigures) -> dict[str, Any]:
         "cloud_share_at_peak": figures.cloud_share_at_peak,
         "nodes_rented": figures.nodes_rented,
         "nodes_left": figures.nodes_left,
+        "rented": msgspec.to_builtins(figures.rented),
+        "cloud_calls": figures.calls,
+        "cloud_calls_throttled": figures.throttled,
         "ready_before_open_s": figures.ready_before_open_s,
         "cost": figures.cost_cny,
         "cost_static_peak": figures.cost_static_peak_cny,

@@ -115,8 +115,13 @@ def _within_limit(wanted: Wanted, snapshot: Snapshot, within: Bounds, present: i
 
 def demand_ahead(snapshot: Snapshot, policy: FleetPolicy) -> DemandRange:
     """The demand to expect until capacity that is asked for now would serve."""
-    horizon = horizon_ms(snapshot.zones, policy, snapshot.calendar)
-    return expect(snapshot, policy, horizon)
+    return expect(snapshot, policy, ahead_ms(snapshot, policy))
+
+
+def ahead_ms(snapshot: Snapshot, policy: FleetPolicy) -> int:
+    """The horizon of a snapshot's decision; a cloud with offers needs as long as the slowest of their boots."""
+    boot_ms = max((offer.boot_ms[1] for offer in snapshot.offers), default=0)
+    return horizon_ms(snapshot.zones, policy, snapshot.calendar, boot_ms)
 
 
 def traffic_is_stale(snapshot: Snapshot, policy: FleetPolicy) -> bool:
@@ -124,15 +129,16 @@ def traffic_is_stale(snapshot: Snapshot, policy: FleetPolicy) -> bool:
     return not snapshot.traffic or snapshot.now_ms - snapshot.traffic[-1].at_ms > policy.stale_ms
 
 
-def horizon_ms(zones: Sequence[Zone], policy: FleetPolicy, calendar: Sequence[CalendarEvent]) -> int:
+def horizon_ms(zones: Sequence[Zone], policy: FleetPolicy, calendar: Sequence[CalendarEvent], boot_ms: int = 0) -> int:
     """How long before a demand the capacity for it must be asked for.
 
-    The longest lead of a zone, then every wave of starts the largest announced event needs on top of the
-    base, each a tick longer than a start because its end is seen at a tick; then the age that an observation
-    may have. It depends on nothing that changes while capacity comes up, so an event once in sight stays in
+    The longest lead of a zone, or `boot_ms` where that is longer, then every wave of starts the largest announced event
+    needs on top of the base, each a tick longer than a start because its end is seen at a tick; then the age that an
+    observation may have. It depends on nothing that changes while capacity comes up, so an event once in sight stays in
     sight.
     """
     lead = max((zone.lead_ms for zone in zones), default=0)
+    lead = max(lead, boot_ms)
     peak = max((event.peak_requests_per_s for event in calendar), default=0.0)
     extra = replicas_needed(peak, policy, zones) - base_total(policy, zones)
     waves = max(1, math.ceil(extra / min(policy.starting_max, policy.actions_max)))

@@ -58,6 +58,25 @@ class Observed:
         """What other services leave of the node's memory; 0 when it is not counted, or nothing is left."""
         return max(0, node.memory_mb - self.snapshot.taken_memory_mb.get(node.node_id, 0))
 
+    @cached_property
+    def staying(self) -> dict[str, list[Node]]:
+        """The nodes of each zone that stay: not being given back, and not about to be taken away."""
+        found: dict[str, list[Node]] = {zone.name: [] for zone in self.snapshot.zones}
+        for node in self.snapshot.nodes:
+            if not node.reclaim_ms and node.zone in found and self.node_state(node) is not NodeState.RELEASING:
+                found[node.zone].append(node)
+        return found
+
+    @cached_property
+    def node_counts(self) -> Counter[str]:
+        """All nodes by zone, also those that leave."""
+        return Counter(node.zone for node in self.snapshot.nodes)
+
+    @cached_property
+    def reclaimed(self) -> dict[str, int]:
+        """Nodes that will be taken away, and when."""
+        return {node.node_id: node.reclaim_ms for node in self.snapshot.nodes if node.reclaim_ms}
+
     def node_state(self, node: Node) -> NodeState:
         """RELEASING from the moment that was asked for."""
         return NodeState.RELEASING if node.node_id in self._releasing else node.state
@@ -126,15 +145,15 @@ class Observed:
         return found
 
     def has_node(self, node_id: str) -> bool:
-        """Whether the node is listed and not being given back; true when the list is too old to tell."""
+        """Whether the node is listed and stays; true when the list is too old to tell."""
         return self._standing is None or node_id in self._standing
 
     @cached_property
     def _standing(self) -> frozenset[str] | None:
         if self.is_stale("nodes"):
             return None
-        nodes = self.snapshot.nodes
-        return frozenset(node.node_id for node in nodes if self.node_state(node) is not NodeState.RELEASING)
+        gone = (n.node_id for n in self.snapshot.nodes if n.reclaim_ms or n.state is NodeState.RELEASING)
+        return frozenset(self.nodes).difference(gone, self._releasing)
 
     @cached_property
     def starting(self) -> int:
@@ -159,9 +178,16 @@ class Observed:
     @cached_property
     def renting(self) -> Counter[str]:
         """Nodes by zone that were asked for and are not listed yet."""
-        arrived = Counter(node.client_token for node in self.snapshot.nodes if node.client_token)
         found: Counter[str] = Counter()
-        for action in self.snapshot.in_flight:
-            if isinstance(action, RentNodes):
-                found[action.zone] += max(0, action.count - arrived[action.client_token])
+        for action, count in self.coming:
+            found[action.zone] += count
         return found
+
+    @cached_property
+    def coming(self) -> tuple[tuple[RentNodes, int], ...]:
+        """The purchases under way, each with its nodes that are not listed yet."""
+        rents = [action for action in self.snapshot.in_flight if isinstance(action, RentNodes)]
+        if not rents:
+            return ()
+        arrived = Counter(node.client_token for node in self.snapshot.nodes if node.client_token)
+        return tuple((action, max(0, action.count - arrived[action.client_token])) for action in rents)

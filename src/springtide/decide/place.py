@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import groupby
+from types import MappingProxyType
 
 import msgspec
 
@@ -26,7 +27,8 @@ _ROUNDING = 1e-9  # 0.3 / 0.1 is 2.9999999999999996 in floating point; that is 3
 class Placement(msgspec.Struct, frozen=True):
     """Replicas by zone, in the order of the zones; `short` are those that fit nowhere.
 
-    `promised` is how many are left in any case when one zone is lost (0: no budget is kept).
+    `promised` is how many are left in any case when one zone is lost (0: no budget is kept). `detour` are those that
+    the cloud should have had and that are in the IDC, or nowhere, because it is full.
     """
 
     by_zone: dict[str, int]
@@ -34,6 +36,7 @@ class Placement(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
     alerts: tuple[str, ...] = ()
     promised: int = 0
+    detour: int = 0
 
     @property
     def total(self) -> int:
@@ -46,6 +49,14 @@ class Budget(msgspec.Struct, frozen=True):
 
     promised: int
     most: int | None = None
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """The room of each zone; where machines differ, what a core costs in each, fen/h, and what limits them."""
+
+    slots: Mapping[str, int] | None = None
+    prices: dict[str, float] = {}
+    limits: str = ""
 
 
 def promised(wanted: int, policy: FleetPolicy) -> int:
@@ -74,15 +85,23 @@ def zone_slots(zone: Zone, policy: FleetPolicy) -> int:
     return zone.nodes_max * node_slots(zone.cores_per_node, policy, zone.memory_mb_per_node)
 
 
-def open_slots(observed: Observed, policy: FleetPolicy) -> dict[str, int]:
-    """Replicas that each zone may have now: its room less what others hold, and no new ones where none may start."""
+def open_slots(
+    observed: Observed, policy: FleetPolicy, cloud: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, int]:
+    """Replicas that each zone may have now: its room less what others hold, and no new ones where none may start.
+
+    `cloud` is the room of zones whose machines are not all of one size.
+    """
     snapshot = observed.snapshot
-    found = {zone.name: zone_slots(zone, policy) for zone in snapshot.zones}
+    found = {zone.name: cloud.get(zone.name, zone_slots(zone, policy)) for zone in snapshot.zones}
     held = snapshot.taken_cores.keys() | snapshot.taken_memory_mb.keys()
     for name in sorted(held & observed.nodes.keys()):
         node = observed.nodes[name]
-        if node.zone in found:
+        if node.zone in found and node.zone not in cloud:
             found[node.zone] -= node_slots(node.cores, policy, node.memory_mb) - slots_of(observed, node, policy)
+    for node in _cordoned(observed):
+        if node.zone in found and node.zone not in cloud:
+            found[node.zone] -= max(0, slots_of(observed, node, policy) - observed.occupied[node.node_id])
     for name, slots in found.items():
         mode = snapshot.modes.get(name, ZoneMode.OPEN)
         if mode is ZoneMode.DRAINED:
@@ -94,12 +113,17 @@ def open_slots(observed: Observed, policy: FleetPolicy) -> dict[str, int]:
     return found
 
 
+def _cordoned(observed: Observed) -> list[Node]:
+    """Nodes on which nothing new starts."""
+    return [observed.nodes[name] for name in sorted(observed.snapshot.cordoned & observed.nodes.keys())]
+
+
 def place(
     wanted: int,
     zones: Sequence[Zone],
     policy: FleetPolicy,
     down: Collection[str] = (),
-    slots: Mapping[str, int] | None = None,
+    slots: Mapping[str, int] | Offered | None = None,
     budget: Budget | None = None,
 ) -> Placement:
     """Spread `wanted` replicas, and what the budget adds, over the zones that are not `down`.
@@ -108,7 +132,8 @@ def place(
     one price evenly; then what room the IDC has left, then the cloud again for what the budget adds. What still has
     no place is `short`. `slots` is the room of each zone, where that is not all it may have.
     """
-    room = {zone.name: zone_slots(zone, policy) for zone in zones} if slots is None else dict(slots)
+    offered = slots if isinstance(slots, Offered) else Offered(slots)
+    room = {zone.name: zone_slots(zone, policy) for zone in zones} if offered.slots is None else dict(offered.slots)
     room |= dict.fromkeys(set(room) & set(down), 0)
     spike = max(0, wanted - policy.base_replicas * sum(zone.kind is ZoneKind.IDC for zone in zones))
     total, kept = wanted, 0
@@ -116,15 +141,17 @@ def place(
         total, kept = _with_budget(wanted, spike, zones, room, budget)
     free = {name: min(count, total - kept) for name, count in room.items()} if kept else dict(room)
     total = max(total, wanted)
-    by_zone, spare, left = _fill(wanted, total, spike, zones, free)
+    by_zone, detour, spare, left = _fill(wanted, total, spike, zones, free, offered.prices)
     reasons = [f"zone {name} does not answer: its replicas are placed elsewhere" for name in sorted(down)]
-    reasons += _reasons(zones, down, spare if not kept else 0, left)
+    reasons += _reasons(zones, down, spare if not kept else 0, left, offered.limits)
     alerts = [reason for reason in reasons if reason.startswith("capacity short")]
     if budget is not None:
         said = _budget_reason(wanted, total, kept, budget)
         reasons.append(said)
         alerts += [said] if kept < budget.promised else []
-    return Placement(by_zone=by_zone, short=left, reasons=tuple(reasons), alerts=tuple(alerts), promised=kept)
+    return Placement(
+        by_zone=by_zone, short=left, reasons=tuple(reasons), alerts=tuple(alerts), promised=kept, detour=detour
+    )
 
 
 def keeping(placement: Placement, live: Mapping[str, int]) -> Placement:
@@ -144,24 +171,26 @@ def keeping(placement: Placement, live: Mapping[str, int]) -> Placement:
 
 
 def _fill(
-    wanted: int, total: int, spike: int, zones: Sequence[Zone], free: dict[str, int]
-) -> tuple[dict[str, int], int, int]:
-    """The replicas by zone, how many of them went to spare room in the IDC, and how many have no place."""
+    wanted: int, total: int, spike: int, zones: Sequence[Zone], free: dict[str, int], price_of: Mapping[str, float]
+) -> tuple[dict[str, int], int, int, int]:
+    """The replicas by zone; how many the cloud lacked room for, went to spare room in the IDC, and have no place."""
     by_zone = dict.fromkeys((zone.name for zone in zones), 0)
     idc = [zone.name for zone in zones if zone.kind is ZoneKind.IDC]
-    cloud = sorted((zone for zone in zones if zone.kind is ZoneKind.CLOUD), key=_price_per_core)
-    prices = [[zone.name for zone in same] for _, same in groupby(cloud, key=_price_per_core)]
+    price = partial(price_per_core, prices=price_of)
+    cloud = sorted((zone for zone in zones if zone.kind is ZoneKind.CLOUD), key=price)
+    prices = [[zone.name for zone in same] for _, same in groupby(cloud, key=price)]
     homeless = _spread(wanted - spike, idc, free, by_zone)
     in_cloud = spike + homeless
     for names in prices:
         in_cloud = _spread(in_cloud, names, free, by_zone)
+    detour = in_cloud
     left = in_cloud + total - wanted
     before = sum(by_zone[name] for name in idc)
     left = _spread(left, idc, free, by_zone)
     spare = sum(by_zone[name] for name in idc) - before
     for names in prices:
         left = _spread(left, names, free, by_zone)
-    return by_zone, spare, left
+    return by_zone, detour, spare, left
 
 
 def _with_budget(
@@ -209,8 +238,10 @@ def _first(low: int, high: int, spare: Callable[[int], int]) -> int | None:
     return low + bisect_left(range(low, peak), x=True, key=lambda total: spare(total) >= 0)
 
 
-def _price_per_core(zone: Zone) -> float:
-    return zone.price_fen_per_node_h / zone.cores_per_node
+def price_per_core(zone: Zone, prices: Mapping[str, float]) -> float:
+    """What a core of the zone costs, fen/h: by these `prices`, or else by its configuration."""
+    known = prices.get(zone.name)
+    return zone.price_fen_per_node_h / zone.cores_per_node if known is None else known
 
 
 def _spread(count: int, names: Sequence[str], free: dict[str, int], by_zone: dict[str, int]) -> int:
@@ -225,10 +256,10 @@ def _spread(count: int, names: Sequence[str], free: dict[str, int], by_zone: dic
     return count
 
 
-def _reasons(zones: Sequence[Zone], down: Collection[str], spare: int, short: int) -> list[str]:
+def _reasons(zones: Sequence[Zone], down: Collection[str], spare: int, short: int, limits: str) -> list[str]:
     reasons: list[str] = []
     cloud = [zone for zone in zones if zone.kind is ZoneKind.CLOUD and zone.name not in down]
-    quotas = ", ".join(f"quota of {zone.name} is {zone.nodes_max} nodes" for zone in cloud)
+    quotas = limits or ", ".join(f"quota of {zone.name} is {zone.nodes_max} nodes" for zone in cloud)
     if spare:
         reasons.append(f"the cloud is full: {spare} replicas go to spare room in the IDC ({quotas or 'no cloud zone'})")
     if short:

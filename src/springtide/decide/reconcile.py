@@ -5,12 +5,17 @@ the actions is that of urgency: what takes longest to arrive is asked for first,
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from heapq import heapify, heappop, heappush
 
+from springtide.decide.autoscale import ahead_ms
 from springtide.decide.names import client_token, replica_id
 from springtide.decide.observed import Observed
-from springtide.decide.place import Placement, node_slots, slots_of
+from springtide.decide.place import Placement, node_slots, price_per_core, slots_of
+from springtide.decide.procure import Buyer, Procured
+from springtide.decide.release import releasable, release_at_ms
 from springtide.decide.rollout import Revisions
+from springtide.decide.supply import Supply
 from springtide.decide.zones import Conclusions
 from springtide.model import (
     Action,
@@ -30,6 +35,12 @@ from springtide.model import (
     ZoneMode,
 )
 
+RELEASES_MAX = 100
+"""Nodes that count as one action when they are given back together."""
+
+RECLAIM_MARGIN_MS = 20_000
+"""So long before a machine is taken away, beside what a drain takes, its replicas lose their traffic in any case."""
+
 
 class Reconciler:
     """One comparison of a placement with what is there; `compute` gives the actions.
@@ -41,17 +52,21 @@ class Reconciler:
         self,
         observed: Observed,
         policy: FleetPolicy,
-        placement: Placement,
+        placement: Placement | Procured,
         zones: Conclusions | None = None,
         revisions: Revisions | None = None,
         *,
         hold: bool = False,
     ) -> None:
-        """`hold` forbids taking capacity away; so does a zone's being down, for that zone."""
+        """`hold` forbids taking capacity away; so does a zone's being down, for that zone.
+
+        Where there are offers, the placement comes with what was decided to buy for it.
+        """
+        procured = placement if isinstance(placement, Procured) else Procured(placement)
         self._observed = observed
         self._snapshot = observed.snapshot
         self._policy = policy
-        self._placement = placement
+        self._placement = procured.placement
         self._hold = hold
         self._revisions = revisions or Revisions(observed, policy, self._snapshot.rollout, zones)
         modes = self._snapshot.modes
@@ -66,10 +81,10 @@ class Reconciler:
         # What may come back is not torn down, unless an operator wants it emptied.
         self._kept = self._silent | (down - drained)
         self._slots = {z.name: node_slots(z.cores_per_node, policy, z.memory_mb_per_node) for z in self._snapshot.zones}
-        self._nodes: dict[str, list[Node]] = {name: [] for name in names}
-        for node in self._snapshot.nodes:
-            if node.zone in self._nodes and observed.node_state(node) is not NodeState.RELEASING:
-                self._nodes[node.zone].append(node)
+        self._nodes = observed.staying
+        self._supply = procured.supply
+        self._bought = procured.rents
+        self._held = procured.held
         self.scaled_in = False
         self.no_room = False
 
@@ -81,33 +96,54 @@ class Reconciler:
         actions: list[Action] = [*self._rents(), *self._stops(ReplicaState.FAILED), *starts]
         actions += self._stops(ReplicaState.DRAINING)
         staged: frozenset[str] = frozenset()
-        if not self._hold:
+        releases: list[ReleaseNode] = []
+        if self._hold:
+            actions += self._last_drains(())
+        else:
             drains, staged = self._drains()
-            actions += drains
-            actions += self._releases({start.spec.node_id for start in starts})
+            actions += [*drains, *self._last_drains(drains)]
+            releases += self._releases({start.spec.node_id for start in starts})
         begun = tuple(actions[: self._policy.actions_max])
+        # Nodes of a cloud with offers are given back together: so many are one call.
+        calls = self._policy.actions_max - len(begun)
+        begun += tuple(releases[: calls * (RELEASES_MAX if self._supply else 1)])
         self.scaled_in = any(isinstance(action, DrainReplica) and action.replica_id in staged for action in begun)
         return begun
 
     def _rents(self) -> Iterable[RentNodes]:
-        if self._observed.is_stale("nodes"):
+        if self._observed.is_stale("nodes") or self._observed.is_stale("offers"):
+            return
+        if self._supply is not None:
+            yield from self._bought
+            if self.no_room and not self._bought:
+                yield from self._rollout_room(self._supply)
             return
         room_for = self._zone_to_rent_room_in() if self.no_room else None
+        until_ms = release_at_ms(self._snapshot, self._policy, ahead_ms(self._snapshot, self._policy))
         for zone in self._cloud():
             if zone.name in self._closed:
                 continue
             needed = self._nodes_needed(zone)
             coming = self._observed.renting[zone.name]
             have = len(self._nodes[zone.name]) + coming
-            leaving = sum(node.zone == zone.name for node in self._snapshot.nodes) - len(self._nodes[zone.name])
+            leaving = self._observed.node_counts[zone.name] - len(self._nodes[zone.name])
             count = min(needed, zone.nodes_max - leaving) - have
             token = client_token(self._snapshot, zone.name)
             if count > 0:
                 wanted = self._placement.by_zone[zone.name]
                 reason = f"{wanted} replicas wanted in {zone.name} need {needed} nodes, {have} are there or coming"
-                yield RentNodes(zone.name, count, token, reason)
+                yield RentNodes(zone.name, count, token, reason, release_at_ms=until_ms)
             elif zone.name == room_for:
-                yield RentNodes(zone.name, 1, token, "a rollout needs room for one replica more")
+                reason = "a rollout needs room for one replica more"
+                yield RentNodes(zone.name, 1, token, reason, release_at_ms=until_ms)
+
+    def _rollout_room(self, supply: Supply) -> Iterable[RentNodes]:
+        """One replica's worth, unless nodes are on their way."""
+        if self._observed.renting or any(node.state is NodeState.BOOTING for node in self._snapshot.nodes):
+            return
+        buyer = Buyer(supply, 0)
+        buyer.take(supply.cheapest(1), "a rollout needs room for one replica more")
+        yield from buyer.rents
 
     def _zone_to_rent_room_in(self) -> str | None:
         """The cheapest zone with quota left; none while nodes are on their way."""
@@ -217,7 +253,8 @@ class Reconciler:
             if replica.zone in on_nodes and self._observed.has_node(replica.node_id):
                 on_nodes[replica.zone].append(replica)
             else:
-                yield replica, f"node {replica.node_id} is gone", False
+                leaves = replica.node_id in self._observed.reclaimed
+                yield replica, f"node {replica.node_id} {'will be taken away' if leaves else 'is gone'}", False
         surplus = {name: len(found) - self._placement.by_zone[name] for name, found in on_nodes.items()}
         yield from self._outdated(surplus)
         for zone in sorted([*reversed(self._cloud()), *self._idc()], key=lambda zone: zone.name not in self._drained):
@@ -242,22 +279,38 @@ class Reconciler:
         for replica in (ill + [replica for replica in old if self._observed.serves(replica)])[:surge]:
             yield replica, f"revision {replica.revision or '(none)'} is replaced by {revisions.target}", False
 
+    def _last_drains(self, drains: Sequence[DrainReplica]) -> Iterable[DrainReplica]:
+        """Replicas whose machine is about to be taken away lose their traffic, whether they are replaced or not."""
+        drained = {drain.replica_id for drain in drains}
+        margin_ms = self._policy.drain_ms + RECLAIM_MARGIN_MS
+        due = {name for name, at_ms in self._observed.reclaimed.items() if at_ms - self._snapshot.now_ms <= margin_ms}
+        if not due:
+            return
+        for replica in self._observed.by_state[ReplicaState.READY]:
+            if replica.node_id in due and replica.replica_id not in drained and replica.zone not in self._silent:
+                reason = f"the cloud takes {replica.node_id} away in a moment"
+                yield DrainReplica(replica.replica_id, replica.zone, reason)
+
     def _first_to_go(self, replicas: list[Replica]) -> list[Replica]:
-        """The outdated and the sick first, then from the emptiest and newest node, so that whole nodes fall free."""
+        """The outdated and the sick first, then from the dearest, emptiest and newest node: whole nodes fall free."""
         observed = self._observed
 
-        def key(replica: Replica) -> tuple[bool, bool, int, int, str, int, str]:
+        def key(replica: Replica) -> tuple[bool, bool, float, int, int, str, int, str]:
             node = observed.nodes.get(replica.node_id)
             node_since = node.since_ms if node else 0
+            price = node.price_fen_per_h / node.cores if node else 0.0
             load = observed.occupied[replica.node_id]
             kept = not self._revisions.is_old(replica)
             serves = observed.serves(replica)
-            return kept, serves, load, -node_since, replica.node_id, -replica.since_ms, replica.replica_id
+            return kept, serves, -price, load, -node_since, replica.node_id, -replica.since_ms, replica.replica_id
 
         return sorted(replicas, key=key)
 
     def _releases(self, starting_on: Collection[str]) -> Iterable[ReleaseNode]:
         if self._observed.is_stale("nodes") or self._revisions.old:
+            return
+        if self._supply is not None:
+            yield from self._releases_of(self._supply, starting_on)
             return
         for zone in self._cloud():
             if zone.name in self._kept:
@@ -273,6 +326,28 @@ class Reconciler:
             for node in empty[: max(0, surplus)]:
                 yield ReleaseNode(node.node_id, zone.name, f"runs nothing; {zone.name} needs {needed} nodes")
 
+    def _releases_of(self, supply: Supply, starting_on: Collection[str]) -> Iterable[ReleaseNode]:
+        """Empty nodes, the dearest zone's first, as long as enough is left for what is placed and what is planned."""
+        observed, cordoned = self._observed, self._snapshot.cordoned
+        have = {zone.name: supply.there[zone.name] + supply.on_order[zone.name] for zone in supply.zones}
+        over = {name: count - self._placement.by_zone[name] for name, count in have.items()}
+        left = sum(over.values()) - self._held
+        if left <= 0 and not observed.reclaimed and not cordoned:
+            return
+        for zone in reversed(self._cloud()):
+            if zone.name in self._kept:
+                continue
+            nodes = [n for n in self._snapshot.nodes if n.reclaim_ms and n.zone == zone.name and n.client_token]
+            nodes += self._nodes[zone.name]
+            empty = [n for n in nodes if n.node_id not in observed.used_nodes and n.node_id not in starting_on]
+            empty = [n for n in empty if observed.node_state(n) is not NodeState.RELEASING]
+            slots = {n.node_id: 0 if n.reclaim_ms or n.node_id in cordoned else supply.slots_on(n) for n in empty}
+            for node in releasable(empty, min(left, over[zone.name]), slots, self._snapshot):
+                left -= slots[node.node_id]
+                why = f"{zone.name} needs room for {self._placement.by_zone[zone.name]} replicas"
+                reason = "will be taken away" if node.reclaim_ms else why
+                yield ReleaseNode(node.node_id, zone.name, f"runs nothing; {reason}")
+
     def _nodes_needed(self, zone: Zone) -> int:
         slots = self._slots[zone.name]
         return -(-self._placement.by_zone[zone.name] // slots) if slots else 0
@@ -285,7 +360,8 @@ class Reconciler:
     def _cloud(self) -> list[Zone]:
         """Cloud zones, the cheapest first."""
         cloud = [zone for zone in self._snapshot.zones if zone.kind is ZoneKind.CLOUD]
-        return sorted(cloud, key=lambda zone: zone.price_fen_per_node_h / zone.cores_per_node)
+        prices = self._supply.prices if self._supply else {}
+        return sorted(cloud, key=lambda zone: price_per_core(zone, prices))
 
     def _idc(self) -> list[Zone]:
         return [zone for zone in self._snapshot.zones if zone.kind is ZoneKind.IDC]
@@ -295,18 +371,32 @@ class _Room:
     """The nodes that replicas can start on; what is taken is remembered."""
 
     def __init__(self, observed: Observed, policy: FleetPolicy, nodes: dict[str, list[Node]]) -> None:
-        self._taken = observed.occupied.copy()
-        self._free = {
-            zone: [(node, slots_of(observed, node, policy)) for node in found if node.state is NodeState.READY]
-            for zone, found in nodes.items()
-        }
+        self._observed = observed
+        self._policy = policy
+        self._nodes = nodes
+        self._open: dict[str, list[tuple[int, int, str, int, Node]]] = {}
 
     def take(self, zone: Zone) -> Node | None:
         """In the cloud the fullest node, so that whole nodes fall free later; in the IDC the emptiest."""
-        taken = self._taken
-        open_nodes = [node for node, slots in self._free[zone.name] if taken[node.node_id] < slots]
         sign = -1 if zone.kind is ZoneKind.CLOUD else 1
-        found = min(open_nodes, key=lambda n: (sign * taken[n.node_id], n.since_ms, n.node_id), default=None)
-        if found is not None:
-            taken[found.node_id] += 1
+        found = self._open.get(zone.name)
+        if found is None:
+            found = self._open[zone.name] = self._list(zone, sign)
+        if not found:
+            return None
+        taken, since_ms, name, slots, node = heappop(found)
+        if sign * taken + 1 < slots:
+            heappush(found, (taken + sign, since_ms, name, slots, node))
+        return node
+
+    def _list(self, zone: Zone, sign: int) -> list[tuple[int, int, str, int, Node]]:
+        """A heap of the nodes with room: what is taken of each, how old it is, its id, its room."""
+        taken, cordoned = self._observed.occupied, self._observed.snapshot.cordoned
+        found = []
+        for node in self._nodes[zone.name]:
+            if node.state is NodeState.READY and node.node_id not in cordoned:
+                slots = slots_of(self._observed, node, self._policy)
+                if taken[node.node_id] < slots:
+                    found.append((sign * taken[node.node_id], node.since_ms, node.node_id, slots, node))
+        heapify(found)
         return found

@@ -1,17 +1,17 @@
-"""The cloud port without a cloud: nodes on paper, which take time to boot, have a quota and cost money.
+"""The cloud port without a cloud: nodes on paper that take time to boot, have a quota, cost money and end in time.
 
-Everything else about them is this machine. The state is one JSON file, so a restarted loop still sees what it
-rented.
+Everything else about them is this machine. Each zone has the one machine that it is configured with. The state is one
+JSON file, so a restarted loop still sees what it rented.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
 
-from springtide.errors import CloudError, CloudQuotaExceeded
-from springtide.model import Node, NodeState, Zone, ZoneKind
+from springtide.errors import CloudError, CloudOutOfStock, CloudQuotaExceeded, CloudRefused
+from springtide.model import Market, Node, NodeOrder, NodeState, Offer, Quota, Zone, ZoneKind
 from springtide.ports import Chance, Clock
 
 BOOT_JITTER = 0.2
@@ -31,12 +31,14 @@ class _Rented(msgspec.Struct, frozen=True):
     rented_ms: int
     ready_ms: int
     price_fen_per_h: int
+    release_at_ms: int = 0
 
 
 class _Purchase(msgspec.Struct, frozen=True):
-    zone: str
-    count: int
+    """`order` is None in files from before orders were kept whole: such a token is taken at its word."""
+
     node_ids: tuple[str, ...]
+    order: NodeOrder | None = None
 
 
 class _State(msgspec.Struct):
@@ -64,70 +66,125 @@ class LocalCloud:
         """Nodes rented so far, the released ones included."""
         return self._state.rented_total
 
-    async def rent(self, zone: Zone, count: int, client_token: str) -> list[Node]:
-        """Rent up to `count` nodes; the quota may leave fewer. The same token again returns the same.
+    async def rent(self, order: NodeOrder) -> list[Node]:
+        """Rent up to `order.count` nodes; the quota may leave fewer. The same order again returns the same.
 
-        Those released since are not among them. Raises CloudQuotaExceeded when not one is left,
-        CloudError for a zone that is not ours or a token that was used for another purchase.
+        Those released since are not among them. Raises CloudQuotaExceeded when not one is left, CloudOutOfStock when
+        there are fewer than `order.count_min`, CloudRefused for a zone or type that is not ours, or a token that was
+        used for another order.
         """
-        done = self._state.purchases.get(client_token)
-        if done:
-            if (done.zone, done.count) != (zone.name, count):
-                raise CloudError(f"token {client_token} is of another purchase; take a new one")
-        else:
-            done = self._buy(zone, count, client_token)
+        self._settle()
+        done = self._state.purchases.get(order.client_token)
+        if done is None:
+            done = self._buy(order)
+        elif done.order not in {order, None}:
+            raise CloudRefused(f"token {order.client_token} is of another purchase; take a new one")
         rented = self._state.nodes
         return [self._node(rented[node_id]) for node_id in done.node_ids if node_id in rented]
 
     async def nodes(self) -> list[Node]:
         """All rented nodes that still cost money, oldest first."""
+        self._settle()
         return [self._node(rented) for rented in self._state.nodes.values()]
 
-    async def release(self, node_id: str) -> None:
-        """Give a node back; its cost ends at once. Unknown ids are ignored."""
-        rented = self._state.nodes.get(node_id)
-        if rented is None:
-            return
-        nodes = {name: other for name, other in self._state.nodes.items() if name != node_id}
-        cost_fen = self._state.released_cost_fen + _cost_fen(rented, self._clock.now_ms())
-        self._become(msgspec.structs.replace(self._state, nodes=nodes, released_cost_fen=cost_fen))
+    async def release(self, node_ids: Sequence[str]) -> None:
+        """Give nodes back; their cost ends at once. Unknown ids are ignored."""
+        self._settle()
+        self._end(set(node_ids) & self._state.nodes.keys())
+
+    async def keep_until(self, node_ids: Sequence[str], release_at_ms: int) -> None:
+        """Move the moment at which nodes end by themselves; 0: never. Raises CloudRefused for one that is past."""
+        self._settle()
+        self._check_future(release_at_ms)
+        moved = {
+            name: msgspec.structs.replace(self._state.nodes[name], release_at_ms=release_at_ms)
+            for name in node_ids
+            if name in self._state.nodes
+        }
+        if moved:
+            self._become(msgspec.structs.replace(self._state, nodes={**self._state.nodes, **moved}))
+
+    async def offers(self) -> list[Offer]:
+        """None: each zone has its one machine."""
+        return []
+
+    async def quotas(self) -> list[Quota]:
+        """None beside the size of each zone."""
+        return []
 
     async def cost_fen(self, now_ms: int) -> float:
         """What has been spent on nodes until now."""
         return self._state.released_cost_fen + sum(_cost_fen(node, now_ms) for node in self._state.nodes.values())
 
-    def _buy(self, zone: Zone, count: int, client_token: str) -> _Purchase:
-        known = self._zones.get(zone.name)
-        if known is None:
-            raise CloudError(f"this cloud has no zone {zone.name}; it has {', '.join(sorted(self._zones)) or 'none'}")
-        if count < 1:
-            raise CloudError(f"{count} nodes cannot be rented; ask for at least one")
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _settle(self) -> None:
+        """Let the nodes go whose time is over, at the price of the moment they went."""
+        now_ms = self._clock.now_ms()
+        self._end([name for name, node in self._state.nodes.items() if 0 < node.release_at_ms <= now_ms])
+
+    def _end(self, names: Collection[str]) -> None:
+        if not names:
+            return
+        now_ms = self._clock.now_ms()
+        cost_fen = sum(_cost_fen(self._state.nodes[name], now_ms) for name in names)
+        self._become(
+            msgspec.structs.replace(
+                self._state,
+                nodes={name: node for name, node in self._state.nodes.items() if name not in names},
+                released_cost_fen=self._state.released_cost_fen + cost_fen,
+            )
+        )
+
+    def _check_future(self, release_at_ms: int) -> None:
+        if 0 < release_at_ms <= self._clock.now_ms():
+            raise CloudRefused(f"a release at {release_at_ms} ms is in the past; name a later moment, or 0 for never")
+
+    def _zone_of(self, order: NodeOrder) -> Zone:
+        """The zone, when the order can be carried out in it. Raises CloudRefused."""
+        zone = self._zones.get(order.zone)
+        if zone is None:
+            has = ", ".join(sorted(self._zones)) or "none"
+            raise CloudRefused(f"this cloud has no zone {order.zone}; it has {has}")
+        if order.instance_type or order.market is not Market.ON_DEMAND:
+            raise CloudRefused(f"there is no {order.offer_key} here; order the one machine of the zone, without a type")
+        if not 1 <= order.count_min <= order.count:
+            raise CloudRefused(f"{order.count_min} to {order.count} nodes cannot be rented; ask for at least one")
+        self._check_future(order.release_at_ms)
+        return zone
+
+    def _buy(self, order: NodeOrder) -> _Purchase:
+        zone = self._zone_of(order)
         state, now_ms = self._state, self._clock.now_ms()
-        held = sum(node.zone == zone.name for node in state.nodes.values())
-        given = min(count, known.nodes_max - held)
+        room = zone.nodes_max - sum(node.zone == zone.name for node in state.nodes.values())
+        given = min(order.count, room)
         if given < 1:
             raise CloudQuotaExceeded(
-                f"zone {zone.name} has all its {known.nodes_max} nodes rented; raise nodes_max or ask another"
+                f"zone {zone.name} has all its {zone.nodes_max} nodes rented; raise nodes_max or ask another"
             )
+        if given < order.count_min:
+            raise CloudOutOfStock(f"zone {zone.name} has only {given} nodes left; ask for less, or ask another zone")
         fresh = {
             f"{zone.name}-{number}": _Rented(
                 node_id=f"{zone.name}-{number}",
                 zone=zone.name,
-                cores=known.cores_per_node,
-                client_token=client_token,
+                cores=zone.cores_per_node,
+                client_token=order.client_token,
                 rented_ms=now_ms,
-                ready_ms=now_ms + self._boot_ms(known),
-                price_fen_per_h=known.price_fen_per_node_h,
+                ready_ms=now_ms + self._boot_ms(zone),
+                price_fen_per_h=zone.price_fen_per_node_h,
+                release_at_ms=order.release_at_ms,
             )
             for number in range(state.rented_total + 1, state.rented_total + given + 1)
         }
-        purchase = _Purchase(zone.name, count, tuple(fresh))
+        purchase = _Purchase(tuple(fresh), order)
         self._become(
             _State(
                 rented_total=state.rented_total + given,
                 released_cost_fen=state.released_cost_fen,
                 nodes={**state.nodes, **fresh},
-                purchases={**_remembered(state), client_token: purchase},
+                purchases={**_remembered(state), order.client_token: purchase},
             )
         )
         return purchase
@@ -146,6 +203,9 @@ class LocalCloud:
             client_token=rented.client_token,
             since_ms=rented.rented_ms if booting else rented.ready_ms,
             memory_mb=zone.memory_mb_per_node if zone else 0,
+            price_fen_per_h=rented.price_fen_per_h,
+            rented_ms=rented.rented_ms,
+            release_at_ms=rented.release_at_ms,
         )
 
     def _load(self) -> _State:
@@ -179,5 +239,6 @@ def _remembered(state: _State) -> dict[str, _Purchase]:
 
 
 def _cost_fen(rented: _Rented, now_ms: int) -> float:
-    seconds = math.ceil(max(0, now_ms - rented.rented_ms) / 1000)
+    until_ms = min(now_ms, rented.release_at_ms) if rented.release_at_ms else now_ms
+    seconds = math.ceil(max(0, until_ms - rented.rented_ms) / 1000)
     return seconds * rented.price_fen_per_h / _S_PER_H

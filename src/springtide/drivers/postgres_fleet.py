@@ -14,7 +14,7 @@ from asyncpg.pool import PoolConnectionProxy
 from springtide.drivers.memory.fleet_state import changed, require_memory, wishes_of
 from springtide.drivers.postgres_session import PostgresSession
 from springtide.errors import Deposed, FleetStateError, LedgerError
-from springtide.model import Intent, Leadership, ScaleOverride, ServiceWish, Wishes, ZoneMode
+from springtide.model import Intent, Leadership, Purchase, ScaleOverride, ServiceWish, Wishes, ZoneMode
 
 CONNECTIONS_MAX = 4
 """Queries in flight at once: a loop asks for little, and one after the other."""
@@ -85,6 +85,19 @@ class PostgresFleetState(PostgresSession):
         async with self._asked() as connection, connection.transaction():
             await connection.execute(_queries()["wish_version"])
             await _put(connection, "mode", zone, msgspec.json.encode(mode).decode())
+
+    async def wish_node(self, node_id: str, *, cordoned: bool) -> None:
+        """See the port."""
+        async with self._asked() as connection, connection.transaction():
+            await connection.execute(_queries()["wish_version"])
+            await _put(connection, "node", node_id, "true" if cordoned else None)
+
+    async def wish_purchases(self, event: str, purchases: Sequence[Purchase] | None) -> None:
+        """See the port."""
+        value = None if purchases is None else msgspec.json.encode(purchases).decode()
+        async with self._asked() as connection, connection.transaction():
+            await connection.execute(_queries()["wish_version"])
+            await _put(connection, "plan", event, value)
 
     async def wish_scale(self, service: str, scale: ScaleOverride | None) -> None:
         """See the port."""

@@ -1,17 +1,31 @@
 """Carry out plans: the balancers' lists at once, everything else in the background and within limits."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
 
 import msgspec
 
-from springtide.errors import CloudError, CloudUnavailable, ReplicaError, SpringtideError
+from springtide.decide.stock import FILLS_MS, Shortfall
+from springtide.errors import (
+    CloudError,
+    CloudOutOfStock,
+    CloudQuotaExceeded,
+    CloudThrottled,
+    CloudUnavailable,
+    ReplicaError,
+    SpringtideError,
+)
 from springtide.fleet.intents import Deed
 from springtide.fleet.journal import Entry, Fault, Outcome
 from springtide.fleet.ports import FleetPorts
 from springtide.model import (
     Action,
     DrainReplica,
+    Fill,
+    KeepNodes,
     Node,
     ReleaseNode,
     RentNodes,
@@ -22,8 +36,13 @@ from springtide.model import (
 )
 from springtide.ports import Balancer, Clock, Runtime
 
+T = TypeVar("T")
+
 IN_FLIGHT_MAX = 64
-"""Actions under way at once; what does not fit is decided again at the next tick."""
+"""Calls under way at once; what does not fit is decided again at the next tick."""
+
+RELEASES_MAX = 100
+"""Nodes that one call gives back (ECS: DeleteInstances takes 1 to 100 ids)."""
 
 ACTION_S_MAX = 60.0
 """How long one call may take before it counts as failed. All calls can be repeated."""
@@ -37,11 +56,25 @@ RENT_TRIES = 5
 RENT_PAUSE_S = 0.5
 """The pause after the first try; it doubles with each."""
 
+THROTTLED_S_MAX = 150.0
+"""For how long a purchase is sent again when there are too many calls (ECS counts them by the minute)."""
+
 SOLD_OUT_S = 30.0
-"""For how long a zone that delivered less than was asked is not asked again."""
+"""For how long a zone of one machine that delivered less than was asked is not asked again."""
+
+FILLS_MAX = 256
+"""What came of so many orders is remembered, each for `stock.FILLS_MS`."""
 
 ADOPTED_S = 30.0
 """For how long a rented node counts though the cloud's list does not show it yet."""
+
+
+class _Tried(msgspec.Struct, frozen=True):
+    """What came of sending an order once. When it is not `final`, it is sent again, `after_s` later at least."""
+
+    error: str
+    final: bool = True
+    after_s: float = 0.0
 
 
 class Actor:
@@ -64,7 +97,8 @@ class Actor:
         self._zones = {zone.name: zone for zone in zones}
         self._record = record
         self._runtime_of = runtime_of
-        self._tasks: dict[asyncio.Task[None], Deed] = {}
+        self._tasks: dict[asyncio.Task[None], tuple[Deed, ...]] = {}
+        self._fills: deque[Fill] = deque(maxlen=FILLS_MAX)
         self._sold_out_until_ms: dict[str, int] = {}
         self._adopted: dict[str, tuple[int, Node]] = {}
         self.left_s: Callable[[], float] = lambda: ACTION_S_MAX
@@ -75,12 +109,29 @@ class Actor:
     @property
     def in_flight(self) -> tuple[Deed, ...]:
         """What was begun and has not ended, oldest first."""
-        return tuple(self._tasks.values())
+        return tuple(chain.from_iterable(self._tasks.values()))
 
     @property
-    def room(self) -> int:
-        """How many more actions may be begun."""
-        return max(0, IN_FLIGHT_MAX - len(self._tasks))
+    def fills(self) -> tuple[Fill, ...]:
+        """What came of the last minutes' orders of offers, oldest first."""
+        oldest_ms = self._clock.now_ms() - FILLS_MS
+        while self._fills and self._fills[0].at_ms < oldest_ms:
+            self._fills.popleft()
+        return tuple(self._fills)
+
+    def fitting(self, deeds: Sequence[Deed]) -> int:
+        """How many of these, from the first on, may be begun now; releases share a call."""
+        room = IN_FLIGHT_MAX - len(self._tasks)
+        releases = 0
+        for number, deed in enumerate(deeds):
+            if isinstance(deed.action, ReleaseNode):
+                releases += 1
+                room -= releases % RELEASES_MAX == 1
+            else:
+                room -= 1
+            if room < 0:
+                return number
+        return len(deeds)
 
     async def set_endpoints(self, service: str, balancer: Balancer, action: SetEndpoints, tick: int) -> bool:
         """Give a balancer its list; False when it may not have it."""
@@ -91,11 +142,14 @@ class Actor:
         self._record(Outcome(self._clock.now_ms(), tick, action, error, service))
         return not error
 
-    def begin(self, deed: Deed) -> None:
-        """Carry out in the background."""
-        task = asyncio.create_task(self._carry_out(deed))
-        self._tasks[task] = deed
-        task.add_done_callback(self._tasks.pop)
+    def begin(self, deeds: Sequence[Deed]) -> None:
+        """Carry out in the background; nodes are given back together."""
+        releases = [deed for deed in deeds if isinstance(deed.action, ReleaseNode)]
+        groups = [(deed,) for deed in deeds if not isinstance(deed.action, ReleaseNode)]
+        for group in (*groups, *(tuple(some) for some in together(releases))):
+            task = asyncio.create_task(self._carry_out(group))
+            self._tasks[task] = group
+            task.add_done_callback(self._tasks.pop)
 
     def refuse(self, deed: Deed, why: str) -> None:
         """Record that an action is not begun; it is decided again at the next tick."""
@@ -126,21 +180,26 @@ class Actor:
     def within_stock(self, nodes: Sequence[Node]) -> tuple[Zone, ...]:
         """The zones, with no more nodes than they have now where the cloud refused more a short while ago."""
         now_ms = self._clock.now_ms()
+        have = Counter(node.zone for node in nodes)
         return tuple(
-            msgspec.structs.replace(zone, nodes_max=sum(node.zone == zone.name for node in nodes))
+            msgspec.structs.replace(zone, nodes_max=have[zone.name])
             if now_ms < self._sold_out_until_ms.get(zone.name, 0)
             else zone
             for zone in self._zones.values()
         )
 
-    async def _carry_out(self, deed: Deed) -> None:
-        if isinstance(deed.action, RentNodes):
-            error = await self._rent(deed.action, deed.tick)
+    async def _carry_out(self, deeds: tuple[Deed, ...]) -> None:
+        first = deeds[0]
+        if isinstance(first.action, RentNodes):
+            error = await self._rent(first.action, first.tick)
+        elif isinstance(first.action, ReleaseNode):
+            error = await self._try(self._release([deed.action for deed in deeds]), ACTION_S_MAX)
         else:
-            error = await self._try(self._call(deed.action), ACTION_S_MAX)
-        if deed.intent_id:
-            self.ended(deed.intent_id)
-        self._record(Outcome(self._clock.now_ms(), deed.tick, deed.action, error, deed.service))
+            error = await self._try(self._call(first.action), ACTION_S_MAX)
+        for deed in deeds:
+            if deed.intent_id:
+                self.ended(deed.intent_id)
+            self._record(Outcome(self._clock.now_ms(), deed.tick, deed.action, error, deed.service))
 
     async def _call(self, action: Action) -> None:
         match action:
@@ -150,9 +209,14 @@ class Actor:
                 await self._runtime(replica_id, zone).drain(replica_id)
             case StopReplica(replica_id=replica_id, zone=zone):
                 await self._runtime(replica_id, zone).stop(replica_id)
-            case ReleaseNode(node_id=node_id):
-                await self._cloud.release(node_id)
-                self._adopted.pop(node_id, None)
+            case KeepNodes(node_ids=node_ids, release_at_ms=release_at_ms):
+                await self._cloud.keep_until(node_ids, release_at_ms)
+
+    async def _release(self, actions: Sequence[Action]) -> None:
+        node_ids = [action.node_id for action in actions if isinstance(action, ReleaseNode)]
+        await self._cloud.release(node_ids)
+        for node_id in node_ids:
+            self._adopted.pop(node_id, None)
 
     def _runtime(self, replica_id: str, zone: str) -> Runtime:
         runtime = self._runtime_of(replica_id, zone)
@@ -162,39 +226,61 @@ class Actor:
 
     async def _rent(self, action: RentNodes, tick: int) -> str:
         """Send a purchase until it is answered; the error that ended it, or an empty text."""
-        pause_s = RENT_PAUSE_S
+        pause_s, tries = RENT_PAUSE_S, 0
+        until_s = self._clock.monotonic_s() + THROTTLED_S_MAX
         error = ""
-        for attempt in range(1, RENT_TRIES + 1):
+        while tries < RENT_TRIES:
             if self.left_s() <= 0:
                 return f"not sent: the lead was lost; {error or 'the next leader sends it'}"
-            error = await self._try(self._rent_once(action), ACTION_S_MAX)
-            if not error or self._is_sold_out(action.zone):
+            tried = await self._rent_once(action)
+            error = tried.error
+            if tried.final or (not action.instance_type and self._is_sold_out(action.zone)):
                 return error
-            if attempt < RENT_TRIES:
-                again = f"try {attempt} of {RENT_TRIES}: {error}"
+            tries += not tried.after_s or self._clock.monotonic_s() + tried.after_s > until_s
+            if tries < RENT_TRIES:
+                again = f"throttled: {error}" if tried.after_s else f"try {tries} of {RENT_TRIES}: {error}"
                 self._record(Fault(self._clock.now_ms(), tick, action.client_token, again))
-                await self._clock.sleep(pause_s)
-                pause_s *= 2
+                await self._clock.sleep(max(pause_s, tried.after_s))
+                pause_s *= 1 if tried.after_s else 2
+        self._filled(action, 0, f"{Shortfall.SILENCE}: {error}")
         return error
 
-    async def _rent_once(self, action: RentNodes) -> None:
-        zone = self._zones.get(action.zone)
-        if zone is None:
-            raise CloudError(f"zone {action.zone} is not in the configuration any more; what is rented there is listed")
-        try:
-            rented = await self._cloud.rent(zone, action.count, action.client_token)
-        except CloudUnavailable:
-            raise
-        except CloudError:
-            self._close(action.zone)
-            raise
+    async def _rent_once(self, action: RentNodes) -> _Tried:
+        if action.zone not in self._zones:
+            return _Tried(f"zone {action.zone} is not in the configuration any more; what is rented there is listed")
+        rented: list[Node] = []
+        failed: list[CloudError] = []
+
+        async def order() -> None:
+            try:
+                rented.extend(await self._cloud.rent(action.order))
+            except CloudError as error:
+                failed.append(error)
+                raise
+
+        error = await self._try(order(), ACTION_S_MAX)
         for node in rented:
             self._adopted[node.node_id] = self._clock.now_ms(), node
-        if len(rented) < action.count:
-            self._close(action.zone)
+        match failed:
+            case [CloudThrottled(retry_after_s=after_s)]:
+                return _Tried(error, final=False, after_s=max(after_s, RENT_PAUSE_S))
+            case [CloudUnavailable()]:
+                return _Tried(error, final=False)
+            case [cause]:
+                self._filled(action, 0, f"{_shortfall(cause)}: {error}")
+                return _Tried(error)
+        if not error:
+            short = len(rented) < action.count
+            self._filled(action, len(rented), f"{Shortfall.STOCK}: no more were there" if short else "")
+        return _Tried(error, final=not error)
 
-    def _close(self, zone: str) -> None:
-        self._sold_out_until_ms[zone] = self._clock.now_ms() + round(SOLD_OUT_S * 1000)
+    def _filled(self, action: RentNodes, count: int, why: str) -> None:
+        """Remember what came of an order: of an offer by itself, of a zone's one machine for the zone."""
+        if action.instance_type:
+            key = action.order.offer_key
+            self._fills.append(Fill(key, self._clock.now_ms(), action.count, count, why))
+        elif why and not why.startswith(Shortfall.SILENCE):
+            self._sold_out_until_ms[action.zone] = self._clock.now_ms() + round(SOLD_OUT_S * 1000)
 
     def _is_sold_out(self, zone: str) -> bool:
         return self._clock.now_ms() < self._sold_out_until_ms.get(zone, 0)
@@ -211,3 +297,18 @@ class Actor:
         except Exception as error:  # noqa: BLE001 - a fault in a driver must not end the loop that replaces capacity
             return f"{type(error).__name__}: {error}"
         return ""
+
+
+def together(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """In groups of at most RELEASES_MAX."""
+    return (items[begin : begin + RELEASES_MAX] for begin in range(0, len(items), RELEASES_MAX))
+
+
+def _shortfall(error: CloudError) -> Shortfall:
+    match error:
+        case CloudOutOfStock():
+            return Shortfall.STOCK
+        case CloudQuotaExceeded():
+            return Shortfall.QUOTA
+        case _:
+            return Shortfall.REFUSED

@@ -7,13 +7,17 @@ import msgspec
 
 from springtide.decide import autoscale
 from springtide.decide.forecast import is_announced
+from springtide.decide.names import is_scheduled
 from springtide.decide.seasons import SeasonBook
 from springtide.model import (
+    Action,
     CalendarEvent,
     CapacityEstimate,
     Endpoint,
     FleetPolicy,
+    LineLimit,
     Plan,
+    RentNodes,
     Replica,
     ReplicaState,
     Rollout,
@@ -28,6 +32,9 @@ from springtide.model import (
     ZoneHealth,
     ZoneKind,
 )
+
+ORDERED_MAX = 4_000
+"""Tokens of scheduled purchases that are remembered as ordered; the oldest go first."""
 
 WANTED_MAX = 200
 """Figures of the past that are kept for patience; only ever larger and older ones are."""
@@ -45,6 +52,7 @@ class DeskMemory(msgspec.Struct, frozen=True):
     capacity: CapacityEstimate | None = None
     scaled_in_ms: int = 0
     wanted: tuple[tuple[int, int], ...] = ()
+    ordered: tuple[str, ...] = ()
 
 
 class ListMemory(msgspec.Struct, frozen=True):
@@ -78,6 +86,9 @@ class Desk:
         self.endpoints_unsure = False
         self.homes: dict[str, str] = {}
         self.wanted: deque[tuple[int, int]] = deque(maxlen=WANTED_MAX)
+        self.ordered: deque[str] = deque(maxlen=ORDERED_MAX)
+        """The tokens of the scheduled purchases that were ordered."""
+        self.line_limit = LineLimit()
         self.seasons = SeasonBook(autoscale.horizon_ms(zones, policy, ()))
         self._counted_ms = 0
         self.latest: tuple[Snapshot, Plan] | None = None
@@ -140,9 +151,16 @@ class Desk:
         self.zone_health = plan.zone_health
         self.capacity = plan.capacity
         self.scaled_in_ms = plan.scaled_in_ms
+        self.line_limit = plan.line_limit
         if self.wish is not None and not self.retiring:
             self.rollout = plan.rollout
         self._remember_wanted(snapshot.now_ms, plan.asked)
+
+    def begun(self, action: Action) -> None:
+        """An action of this service is under way: a scheduled purchase is ordered once."""
+        token = action.client_token if isinstance(action, RentNodes) else ""
+        if is_scheduled(token) and token not in self.ordered:
+            self.ordered.append(token)
 
     def listed(self, endpoints: tuple[Endpoint, ...]) -> None:
         """The balancer has this list."""
@@ -162,6 +180,7 @@ class Desk:
             capacity=self.capacity,
             scaled_in_ms=self.scaled_in_ms,
             wanted=tuple(self.wanted),
+            ordered=tuple(self.ordered),
         )
 
     def restore(self, memory: DeskMemory, listed: ListMemory, seasons: Sequence[SeasonPoint]) -> None:
@@ -174,6 +193,7 @@ class Desk:
         self.capacity = memory.capacity
         self.scaled_in_ms = memory.scaled_in_ms
         self.wanted = deque(memory.wanted, maxlen=WANTED_MAX)
+        self.ordered = deque(memory.ordered, maxlen=ORDERED_MAX)
         self.endpoints, self.homes = listed.endpoints, listed.homes
         self.seasons.merge(seasons)
         self.endpoints_unsure = self.restored = True

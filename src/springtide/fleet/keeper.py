@@ -83,7 +83,7 @@ class Keeper:
     async def _remember(self, term: int, desk: Desk, written: _Written) -> None:
         memory, now_ms = desk.memory(), self._clock.now_ms()
         states = {zone: health.state for zone, health in memory.zone_health.items()}
-        urgent = memory.revision, memory.rollout, memory.wish, states
+        urgent = memory.revision, memory.rollout, memory.wish, states, memory.ordered
         if urgent != written.urgent or now_ms - written.at_ms >= QUIET_MS:
             value = msgspec.json.encode(memory)
             if value != written.value:

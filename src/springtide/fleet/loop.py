@@ -13,7 +13,8 @@ import structlog
 
 from springtide.decide.plan import plan as decide
 from springtide.errors import SpringtideError
-from springtide.fleet.act import Actor
+from springtide.fleet.act import Actor, together
+from springtide.fleet.cloud_teller import CloudTeller
 from springtide.fleet.definitions import DefinitionBook
 from springtide.fleet.describe import fleet_status
 from springtide.fleet.desk import Desk
@@ -24,6 +25,7 @@ from springtide.fleet.lead import Lead
 from springtide.fleet.news import News
 from springtide.fleet.observe import Asked, Observation, Observer
 from springtide.fleet.ports import BalancerBook, FleetPorts
+from springtide.fleet.schedule import purchases_of
 from springtide.fleet.split import Fleet
 from springtide.fleet.status import FleetStatus
 from springtide.model import (
@@ -86,12 +88,15 @@ class ControlLoop:
         self._all = Desks(settings.policy, settings.zones)
         self._desks = self._all.by_name
         self._lead: Lead | None = None
+        self._teller: CloudTeller | None = None
         if ports.state is None:
             self._all.add(COUNTER, settings.run_id)
         else:
             self._lead = Lead(clock, ports.state, settings.run_id, settings.lease_ms, self._tick_s, self._report)
             self._actor.left_s = lambda: self._lead.left_s if self._lead else 0.0
             self._actor.ended = self._lead.intents.done
+            calendars = {COUNTER: settings.calendar, **settings.calendars}
+            self._teller = CloudTeller(clock, ports.state, settings.zones, calendars, self._report)
         self._status_ms = 0
         self._stopping = False
         self._idle = asyncio.Event()
@@ -158,6 +163,9 @@ class ControlLoop:
         if self._lead is not None and seen.wishes is not None:
             await self._forget(fleet, seen)
             await self._remember(self._lead, seen.now_ms, seen.wishes)
+            if self._teller is not None:
+                nodes = self._actor.with_adopted(seen.nodes)
+                await self._teller.tell(self._lead.term, seen, nodes, seen.wishes, self._tick_s)
 
     async def settle(self, timeout_s: float) -> bool:
         """Wait, while it runs, until the fleet is as planned and at rest; False when time is up."""
@@ -179,6 +187,7 @@ class ControlLoop:
             async with self._clock.timeout(timeout_s):
                 await self._idle.wait()
         whole = await self._actor.wait(timeout_s)
+        await self._observer.close()
         await self._book.close()
         if self._lead is not None:
             await self._lead.resign(self._desks.values())
@@ -206,8 +215,8 @@ class ControlLoop:
                 for replica in await runtime.list():
                     if replica.node_id in nodes:
                         await runtime.stop(replica.replica_id)
-            for node_id in sorted(nodes):
-                await self._ports.cloud.release(node_id)
+            for some in together(sorted(nodes)):
+                await self._ports.cloud.release(some)
             left = len(await self._ports.cloud.nodes())
         except (SpringtideError, OSError) as error:
             self._report("give back", str(error))
@@ -225,24 +234,27 @@ class ControlLoop:
         log.info("leads", term=lead.term, holder=lead.holder, open=len(taken.again))
         self._all.adopt(taken.memories, lead.run)
         self._definitions.forget()
-        for deed in taken.again:
-            self._actor.begin(deed)
+        self._begin(taken.again)
         return taken.again
 
     def _fleet(self, seen: Observation, in_flight: tuple[Deed, ...]) -> Fleet:
         nodes = self._actor.with_adopted(seen.nodes)
         under_way = [(deed.service, deed.action) for deed in in_flight]
         zones = self._actor.within_stock(nodes)
+        seen = msgspec.structs.replace(seen, fills=self._actor.fills)
         return Fleet(seen, nodes, zones, under_way, self._desks, alone=self._lead is None)
 
     def _decide(self, fleet: Fleet, seen: Observation) -> list[tuple[Desk, Plan]]:
         """One plan for each service, in the order of their names."""
-        modes = seen.wishes.modes if seen.wishes else {}
+        wishes = seen.wishes or Wishes()
+        calendars = {COUNTER: self._settings.calendar, **self._settings.calendars}
+        tokens = fleet.tokens() if wishes.purchases else set()
         plans = []
         for name, desk in sorted(self._desks.items()):
             desk.steer(fleet.replicas(name), seen.now_ms)
-            calendar = self._settings.calendar if name == COUNTER else self._settings.calendars.get(name, ())
-            snapshot = fleet.snapshot(desk, self._tick, calendar, modes)
+            ordered = tokens.union(desk.ordered) if wishes.purchases else tokens
+            purchases = purchases_of(name, wishes.purchases, calendars, ordered, seen.now_ms)
+            snapshot = fleet.snapshot(desk, self._tick, calendars.get(name, ()), wishes.modes, purchases)
             try:
                 plan = decide(snapshot, desk.policy)
             except Exception as error:  # noqa: BLE001 - what breaks the decision on one service must not end the others
@@ -267,14 +279,19 @@ class ControlLoop:
             # A replica that the balancer may still send to must not begin to refuse.
             if not isinstance(action, SetEndpoints) and (has_list or not isinstance(action, DrainReplica))
         ]
-        room = self._actor.room
+        room = self._actor.fitting(deeds)
         for deed in deeds[room:]:
             self._actor.refuse(deed, "as many actions as may be are under way")
         deeds = [deed for deed in deeds[:room] if self._is_startable(deed)]
         if self._lead is not None:
             deeds = await self._lead.write(deeds, self._actor.refuse)
+        self._begin(deeds)
+
+    def _begin(self, deeds: list[Deed]) -> None:
         for deed in deeds:
-            self._actor.begin(deed)
+            if deed.service in self._desks:
+                self._desks[deed.service].begun(deed.action)
+        self._actor.begin(deeds)
 
     def _is_startable(self, deed: Deed) -> bool:
         """Whether a start's runtime knows the revision."""

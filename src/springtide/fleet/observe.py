@@ -9,12 +9,16 @@ import msgspec
 
 from springtide.decide.forecast import history_ms
 from springtide.errors import SpringtideError
+from springtide.fleet.market import MarketWatch
 from springtide.fleet.ports import FleetPorts
 from springtide.fleet.signals import CpuMeter
 from springtide.model import (
+    Fill,
     FleetPolicy,
     Node,
     NodeState,
+    Offer,
+    Quota,
     Replica,
     Signal,
     SignalKind,
@@ -54,8 +58,9 @@ class ServiceSeen(msgspec.Struct, frozen=True):
 class Observation(msgspec.Struct, frozen=True):
     """The last word of each source, and how old it is where it is not of now.
 
-    `ages_ms` names "nodes", "replicas" (all runtimes) and "replicas/ZONE". `unheard` are the zones whose runtime has
-    not said anything since the loop began. `wishes` is None until they have been read once.
+    `ages_ms` names "nodes", "offers" (until they were heard once), "replicas" (all runtimes) and "replicas/ZONE".
+    `unheard` are the zones whose runtime has not said anything since the loop began. `wishes` is None until they have
+    been read once. `line_load` names the lines that have just been heard; `fills` are the actor's.
     """
 
     now_ms: int
@@ -65,6 +70,10 @@ class Observation(msgspec.Struct, frozen=True):
     services: dict[str, ServiceSeen]
     unheard: frozenset[str]
     wishes: Wishes | None
+    offers: tuple[Offer, ...] = ()
+    quotas: tuple[Quota, ...] = ()
+    line_load: dict[str, float] = {}
+    fills: tuple[Fill, ...] = ()
 
 
 class _Service:
@@ -129,6 +138,12 @@ class Observer:
         self._wishes: Wishes | None = None
         self._services: dict[str, _Service] = {}
         self._cpu = CpuMeter()
+        self._market = MarketWatch(clock, ports.cloud, report)
+        self._lines: dict[str, float] = {}
+
+    async def close(self) -> None:
+        """Break off what is asked in the background."""
+        await self._market.close()
 
     def runtime_of(self, replica_id: str, zone: str) -> Runtime | None:
         """Who has the replica, or who would."""
@@ -148,6 +163,8 @@ class Observer:
             *(self._list(number, timeout_s) for number in range(len(self._runtimes))),
             self._list_nodes(timeout_s),
             self._read_wishes(timeout_s),
+            self._market.look(timeout_s),
+            *(self._read_line(name, timeout_s) for name in self._ports.lines),
             *(self._look(name, asked, asked_ms, timeout_s, samples) for name, asked in services.items()),
         )
         now_ms = self._clock.now_ms()
@@ -167,6 +184,9 @@ class Observer:
                 for zone in zones
             ),
             wishes=self._wishes,
+            offers=self._market.offers,
+            quotas=self._market.quotas,
+            line_load=dict(self._lines),
         )
 
     async def _list(self, number: int, timeout_s: float) -> None:
@@ -185,6 +205,13 @@ class Observer:
         if self._ports.state is not None:
             wishes = await self._ask("wishes", self._ports.state.wishes(), timeout_s)
             self._wishes = self._wishes if wishes is None else wishes
+
+    async def _read_line(self, name: str, timeout_s: float) -> None:
+        load = await self._ask(f"line {name}", self._ports.lines[name].read(), timeout_s)
+        # What is not heard is not named: the lines that are left carry all.
+        self._lines.pop(name, None)
+        if load is not None:
+            self._lines[name] = load
 
     async def _look(
         self, service: str, asked: Asked, asked_ms: int, timeout_s: float, samples: dict[str, TrafficSample]
@@ -259,6 +286,8 @@ class Observer:
             ages["replicas"] = now_ms - max(self._runtime_ms)
         if self._nodes_ms < asked_ms:
             ages["nodes"] = now_ms - self._nodes_ms
+        if not self._market.heard:
+            ages["offers"] = now_ms - self._never_ms
         return ages
 
 

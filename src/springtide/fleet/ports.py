@@ -35,7 +35,8 @@ class FleetPorts(msgspec.Struct, frozen=True):
 
     `runtimes` is by zone; one object may serve several zones. `balancers` is by service where all are known from the
     start; a service that is not named has none. `engines` is by service and name: how busy the engines behind it are
-    (0 to 1). Without `state` there is one service (COUNTER) and this loop leads for ever.
+    (0 to 1). `lines` tell the share of each line to the cloud that is taken (0 to 1); one that has failed raises.
+    Without `state` there is one service (COUNTER) and this loop leads for ever.
     """
 
     runtimes: Mapping[str, Runtime]
@@ -44,6 +45,7 @@ class FleetPorts(msgspec.Struct, frozen=True):
     state: FleetState | None = None
     sensors: SensorOf | None = None
     engines: Mapping[str, Mapping[str, Sensor]] = {}
+    lines: Mapping[str, Sensor] = {}
 
     def distinct_runtimes(self) -> list[tuple[Runtime, list[str]]]:
         """Each runtime once, with its zones."""

@@ -17,6 +17,9 @@ from springtide.model import (
     Action,
     CalendarEvent,
     Node,
+    Offer,
+    Purchase,
+    Quota,
     RentNodes,
     Replica,
     ReplicaState,
@@ -85,6 +88,7 @@ class Fleet:
         self._taken: defaultdict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
         self._under_way: defaultdict[str, list[Action]] = defaultdict(list)
         self._coming: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._orders: defaultdict[str, list[tuple[RentNodes, int]]] = defaultdict(list)
         self._listed = {replica.replica_id for replica in seen.replicas}
         self._arrived = Counter(node.client_token for node in nodes if node.client_token)
         for replica in seen.replicas:
@@ -119,6 +123,7 @@ class Fleet:
         tick: int,
         calendar: tuple[CalendarEvent, ...],
         modes: Mapping[str, ZoneMode],
+        purchases: tuple[Purchase, ...] = (),
     ) -> Snapshot:
         """What the decision on this service may know."""
         seen, service = self._seen, desk.service
@@ -160,7 +165,20 @@ class Fleet:
             scaled_in_ms=desk.scaled_in_ms,
             seasons=() if desk.retiring else desk.seasons.near(seen.now_ms, desk.policy.season_ms),
             usual=None if desk.retiring else desk.seasons.usual,
+            offers=self._offers_for(service),
+            fills=seen.fills,
+            quotas=self._quotas_for(service),
+            purchases=() if desk.retiring else purchases,
+            cordoned=seen.wishes.cordoned if seen.wishes else frozenset(),
+            line_load=seen.line_load,
+            line_limit=desk.line_limit,
+            others_fen_per_h=self._others_fen_per_h(service),
         )
+
+    def tokens(self) -> set[str]:
+        """Of all purchases that are under way, or of which anything is there."""
+        under_way = {action.client_token for orders in self._orders.values() for action, _ in orders}
+        return under_way | self._arrived.keys()
 
     def _unheard(self, desk: Desk) -> Iterable[Replica]:
         """Where a runtime has not spoken yet, the balancer's list as it is remembered stands for its last word.
@@ -196,11 +214,51 @@ class Fleet:
             for zone in self._zones
         )
 
+    def _ordered_by_others(self, service: str) -> list[tuple[RentNodes, int]]:
+        return [order for other, orders in self._orders.items() if other != service for order in orders]
+
+    def _offers_for(self, service: str) -> tuple[Offer, ...]:
+        """The offers, less what other services have on order, where a number is known."""
+        taken: Counter[str] = Counter()
+        for action, count in self._ordered_by_others(service):
+            taken[action.order.offer_key] += count
+        if not taken:
+            return self._seen.offers
+        return tuple(
+            msgspec.structs.replace(offer, stock=max(0, offer.stock - taken[offer.key]))
+            if offer.stock is not None and taken[offer.key]
+            else offer
+            for offer in self._seen.offers
+        )
+
+    def _quotas_for(self, service: str) -> tuple[Quota, ...]:
+        """The quotas with what is listed since they were asked for, and what other services have on order."""
+        found = []
+        for quota in self._seen.quotas:
+            rented = (n for n in self._nodes if n.client_token and n.market is quota.market)
+            used = max(quota.used_cores, sum(n.cores for n in rented if quota.zone in {"", n.zone}))
+            for action, count in self._ordered_by_others(service):
+                if action.market is quota.market and quota.zone in {"", action.zone}:
+                    used += count * action.cores
+            found.append(quota if used == quota.used_cores else msgspec.structs.replace(quota, used_cores=used))
+        return tuple(found)
+
+    def _others_fen_per_h(self, service: str) -> float:
+        """What the nodes of other services cost, those on order included."""
+        orders = self._ordered_by_others(service)
+        total = sum(n.price_fen_per_h for n in self._nodes if self._owners.get(n.node_id, service) != service)
+        if orders:
+            prices = {offer.key: offer.price_fen_per_h for offer in self._seen.offers}
+            total += sum(count * prices.get(action.order.offer_key, 0.0) for action, count in orders)
+        return total
+
     def _count(self, service: str, action: Action) -> None:
         if isinstance(action, StartReplica) and action.spec.replica_id not in self._listed:
             self._occupy(service, action.spec.node_id, action.spec.revision)
         elif isinstance(action, RentNodes):
-            self._coming[service][action.zone] += max(0, action.count - self._arrived[action.client_token])
+            count = max(0, action.count - self._arrived[action.client_token])
+            self._coming[service][action.zone] += count
+            self._orders[service].append((action, count))
 
     def _occupy(self, service: str, node_id: str, revision: str) -> None:
         if node_id in self._owners:

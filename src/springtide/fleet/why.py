@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from typing import assert_never
 
 import msgspec
 
@@ -9,6 +10,7 @@ from springtide.fleet.journal import Decision, Entry, Fault, Outcome
 from springtide.model import (
     Action,
     DrainReplica,
+    KeepNodes,
     Plan,
     ReleaseNode,
     RentNodes,
@@ -108,15 +110,20 @@ def _add(latest: Mapping[str, Moment], failure: str) -> None:
 def describe(action: Action) -> str:
     """An action in a few words."""
     match action:
-        case RentNodes(zone=zone, count=count):
-            return f"rent {count} nodes in {zone}"
+        case RentNodes(zone=zone, count=count, instance_type=kind, market=market):
+            text = f"rent {count} nodes in {zone}" + (f": {kind}, {market}" if kind else "")
+        case KeepNodes(node_ids=node_ids):
+            text = f"keep {len(node_ids)} nodes for longer"
         case ReleaseNode(node_id=node_id, zone=zone):
-            return f"release {node_id} of {zone}"
+            text = f"release {node_id} of {zone}"
         case StartReplica(spec=spec):
-            return f"start {spec.replica_id} on {spec.node_id}"
+            text = f"start {spec.replica_id} on {spec.node_id}"
         case DrainReplica(replica_id=replica_id):
-            return f"drain {replica_id}"
+            text = f"drain {replica_id}"
         case StopReplica(replica_id=replica_id):
-            return f"stop {replica_id}"
+            text = f"stop {replica_id}"
         case SetEndpoints(endpoints=endpoints):
-            return f"balance over {sum(endpoint.weight > 0 for endpoint in endpoints)} replicas"
+            text = f"balance over {sum(endpoint.weight > 0 for endpoint in endpoints)} replicas"
+        case _ as unreachable:
+            assert_never(unreachable)
+    return text

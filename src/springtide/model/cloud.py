@@ -104,9 +104,11 @@ class ProvisionNeed(msgspec.Struct, frozen=True):
     """Cores wanted on top of what is there, for so many hours, on machines that take a replica of this size.
 
     Of each machine only whole replicas count: `replica_cores` (and `replica_memory_mb`, 0 is not counted). `held` is
-    cores by zone that are rented already and count for spread and quotas. `zone_share_max` is the largest share of all
-    rented cores that one zone may have (spread over zones), `spot_share_max` that spot may have. `spend_max_fen_per_h`
-    bounds the price of everything bought; 0: unbounded. `arch` is what the image runs on.
+    cores by zone that are rented already and count for the spread (what they take of a quota is in its `used_cores`),
+    `held_spot` those of them that are spot; None: not known, then spot may have its share of what is bought only.
+    `zone_share_max` is the largest share of all rented cores that one zone may have (spread over zones),
+    `spot_share_max` that spot may have. `spend_max_fen_per_h` bounds the price of everything bought; 0: unbounded.
+    `arch` is what the image runs on.
     """
 
     cores: int
@@ -118,12 +120,15 @@ class ProvisionNeed(msgspec.Struct, frozen=True):
     spot_share_max: float = 1.0
     spend_max_fen_per_h: float = 0.0
     arch: tuple[str, ...] = ("amd64",)
+    held_spot: int | None = None
 
 
 class Purchase(msgspec.Struct, frozen=True):
     """So many machines of one offer. `cores` is what counts of them all. Times are 0 when nothing is scheduled.
 
     `order_ms` is when to send the order, `ready_ms` when its machines are ready with the probability asked for.
+    In a snapshot, `client_token` names a scheduled one, `ordered` says that it was, and it is for demand that is
+    expected from `needed_ms` until `needed_until_ms`.
     """
 
     zone: str
@@ -134,6 +139,10 @@ class Purchase(msgspec.Struct, frozen=True):
     price_fen_per_h: float
     order_ms: int = 0
     ready_ms: int = 0
+    client_token: str = ""
+    ordered: bool = False
+    needed_ms: int = 0
+    needed_until_ms: int = 0
 
     @property
     def offer_key(self) -> str:
@@ -168,6 +177,16 @@ class StockBelief(msgspec.Struct, frozen=True):
     until_ms: int
 
 
+class Line(msgspec.Struct, frozen=True):
+    """A dedicated line between the data centre and these zones of the cloud (empty: all), of which a share is used."""
+
+    name: str
+    bits_per_s: float
+    latency_ms: float = 0.0
+    share_max: float = 0.8
+    zones: tuple[str, ...] = ()
+
+
 class Milestone(msgspec.Struct, frozen=True):
     """A step on the way to an event, by when it begins and when it is done with the probability asked for."""
 
@@ -177,11 +196,31 @@ class Milestone(msgspec.Struct, frozen=True):
     reason: str
 
 
+class EventRisk(msgspec.Struct, frozen=True):
+    """What one loss does to the plan of an event, found by planning again without it.
+
+    `kind` is "zone" (gone at the moment it is needed), "type" (out of stock in all zones when it is ordered) or "line"
+    (down from the beginning on). So many cores are missing for `late_ms` after they were wanted; `short_cores` of them
+    nothing can replace. What replaces the others costs `added_fen_per_h` more. `text` says it in words.
+    """
+
+    kind: str
+    name: str
+    missing_cores: int
+    late_ms: int
+    short_cores: int
+    added_fen_per_h: float
+    text: str
+
+
 class EventPlan(msgspec.Struct, frozen=True):
     """How an event's capacity comes to stand, what it costs, how sure that is, and what would break it.
 
     `probability` is that of all cores being ready at `wanted_ms`; `ready_ms` is when they are with the one asked for.
-    `refused` says why a plan must not be carried out (spending limit, quota, too late); empty: it may.
+    `refused` says why a plan must not be carried out (spending limit, quota, too late); empty: it may. `cores` are to
+    be rented, with `spare_cores` on top because some machines are late or never come. `cost_fen` is of all of them from
+    their orders to the end; `hours` is for how long they are paid on average. `breaks` is what would break the plan,
+    `risks` the same in words. `line_share` of the lines is used at the peak.
     """
 
     event: str
@@ -194,3 +233,7 @@ class EventPlan(msgspec.Struct, frozen=True):
     milestones: tuple[Milestone, ...] = ()
     risks: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    cost_fen: float = 0.0
+    spare_cores: int = 0
+    breaks: tuple[EventRisk, ...] = ()
+    line_share: float = 0.0

@@ -266,6 +266,14 @@ class ReleaseNode(msgspec.Struct, frozen=True, tag="release_node"):
     reason: str
 
 
+class KeepNodes(msgspec.Struct, frozen=True, tag="keep_nodes"):
+    """Let the cloud take these rented nodes back by itself at another moment than it was told; only ever a later one."""
+
+    node_ids: tuple[str, ...]
+    release_at_ms: int
+    reason: str
+
+
 class StartReplica(msgspec.Struct, frozen=True, tag="start_replica"):
     """Start one replica on a node that is ready."""
 
@@ -296,7 +304,14 @@ class SetEndpoints(msgspec.Struct, frozen=True, tag="set_endpoints"):
     reason: str
 
 
-Action = RentNodes | ReleaseNode | StartReplica | DrainReplica | StopReplica | SetEndpoints
+Action = RentNodes | ReleaseNode | KeepNodes | StartReplica | DrainReplica | StopReplica | SetEndpoints
+
+
+class LineLimit(msgspec.Struct, frozen=True):
+    """How much of its usual share of traffic the cloud may have because of the line to it, decided at `since_ms`."""
+
+    share: float = 1.0
+    since_ms: int = 0
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -317,8 +332,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     `usual` is what demand of the last hours was like.
     `offers` is what can be rented; without any, each cloud zone has the one machine that it is configured with, up to
     its `nodes_max`. `fills` is what came of the last minutes' orders, oldest first; `quotas` the account's limits.
-    `purchases` are what the plan of an event has scheduled and nobody has ordered yet. `cordoned` are nodes on which
-    nothing new starts. `line_load` is the share of each line that is taken (0 to 1), by name.
+    `purchases` are what the plans of events that are not over have scheduled, ordered or not. `cordoned` are nodes on which
+    nothing new starts. `line_load` is the share of each line that is taken (0 to 1), by name; one that has failed is
+    not named. `line_limit` is the plan's before this one. `others_fen_per_h` is what the rented nodes of other services
+    cost, those on order included.
     """
 
     run: str
@@ -354,13 +371,15 @@ class Snapshot(msgspec.Struct, frozen=True):
     purchases: tuple[Purchase, ...] = ()
     cordoned: frozenset[str] = frozenset()
     line_load: dict[str, float] = {}
+    line_limit: LineLimit = LineLimit()
+    others_fen_per_h: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True):
     """What one tick decided, and why. `placement` is replicas wanted by zone; `weights` shares of traffic by zone.
 
-    `zone_health`, `capacity`, `rollout` and `scaled_in_ms` (when a stage of scaling in began last) go into the next
-    snapshot as they are. `alerts` are for a person. `asked` is what demand and signals alone asked for at this moment:
+    `zone_health`, `capacity`, `rollout`, `line_limit` and `scaled_in_ms` (when a stage of scaling in began last) go
+    into the next snapshot as they are. `alerts` are for a person. `asked` is what demand and signals alone asked for at this moment:
     the next snapshots' `wanted_before`.
     """
 
@@ -377,3 +396,4 @@ class Plan(msgspec.Struct, frozen=True):
     alerts: tuple[str, ...] = ()
     asked: int = 0
     scaled_in_ms: int = 0
+    line_limit: LineLimit = LineLimit()

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from springtide.model.cloud import Purchase
 from springtide.model.identifiers import require_identifier
 
 COUNTER = "counter"
@@ -233,10 +234,13 @@ class ServiceWish(msgspec.Struct, frozen=True):
 class Wishes(msgspec.Struct, frozen=True):
     """What the operators want, as the leader reads it at every tick; `version` grows with every change.
 
-    `services` by name are the services that should run, each with the revision it should have.
+    `services` by name are the services that should run, each with the revision it should have. `cordoned` are nodes
+    on which nothing new may start. `purchases` by event are what its plan buys, each when its `order_ms` comes.
     """
 
     version: int = 0
     services: dict[str, ServiceWish] = {}
     modes: dict[str, ZoneMode] = {}
     scales: dict[str, ScaleOverride] = {}
+    cordoned: frozenset[str] = frozenset()
+    purchases: dict[str, tuple[Purchase, ...]] = {}

@@ -13,6 +13,7 @@ from springtide.model import (
     Node,
     NodeOrder,
     Offer,
+    Purchase,
     Quota,
     Replica,
     ReplicaSpec,
@@ -153,6 +154,12 @@ class FleetState(Protocol):
 
     async def wish_mode(self, zone: str, mode: ZoneMode) -> None:
         """Want a zone open, cordoned or drained."""
+
+    async def wish_node(self, node_id: str, *, cordoned: bool) -> None:
+        """Want nothing new on a node, or use it again."""
+
+    async def wish_purchases(self, event: str, purchases: Sequence[Purchase] | None) -> None:
+        """Want an event's machines bought, each when its `order_ms` comes, or (None) no longer; replaces what was."""
 
     async def wish_scale(self, service: str, scale: ScaleOverride | None) -> None:
         """Bound a service's replicas, or (None) leave them to its own bounds again."""

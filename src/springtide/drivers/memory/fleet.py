@@ -10,18 +10,24 @@ from springtide.errors import (
     CloudError,
     CloudOutOfStock,
     CloudQuotaExceeded,
+    CloudRefused,
     CloudUnavailable,
     ReplicaError,
 )
 from springtide.model import (
     COUNTER,
     Endpoint,
+    Market,
     Node,
+    NodeOrder,
     NodeState,
+    Offer,
+    Quota,
     Replica,
     ReplicaSpec,
     ReplicaState,
     ServiceSpec,
+    StockLevel,
     TrafficSample,
     Zone,
     ZoneKind,
@@ -262,31 +268,45 @@ class MemoryBalancer:
 
 
 class MemoryCloud:
-    """`ports.Cloud`: nodes boot for their zone's lead time and cost by the millisecond."""
+    """`ports.Cloud`: nodes boot for their zone's or offer's time, cost by the millisecond, and end when they are due.
 
-    def __init__(self, clock: Clock, zones: Sequence[Zone]) -> None:
-        """Rent nothing yet. `zones` may name IDC zones too; they are not for rent."""
+    Without offers each zone has the one machine that it is configured with; with them that one may be had beside.
+    """
+
+    def __init__(
+        self, clock: Clock, zones: Sequence[Zone], offers: Sequence[Offer] = (), quotas: Sequence[Quota] = ()
+    ) -> None:
+        """Rent nothing yet. `zones` may name IDC zones too; they are not for rent.
+
+        An offer's `stock` is how many machines there really are (None: any number); what `offers` says has only its
+        level. Of quotas the limits count.
+        """
         self._clock = clock
         self._zones = {zone.name: zone for zone in zones if zone.kind is ZoneKind.CLOUD}
+        self._offers = {offer.key: offer for offer in offers}
+        self._quotas = tuple(quotas)
         self._nodes: dict[str, Node] = {}
-        self._purchases: dict[str, tuple[str, ...]] = {}
+        self._ready_ms: dict[str, int] = {}
+        self._purchases: dict[str, tuple[NodeOrder, tuple[str, ...]]] = {}
         self._spent_fen = 0.0
         self.rented_total = 0
         self.failing = False
         """Set it to make every call fail."""
         self.latency_s = 0.0
         """How long the cloud thinks about a purchase."""
-        self.stock: dict[str, int] = {}
-        """Nodes that a zone can still deliver; one that is not named has as many as its quota."""
+        self.stock: dict[str, int] = {offer.key: offer.stock for offer in offers if offer.stock is not None}
+        """Nodes that a zone (by name) or an offer (by key) can still deliver; what is not named has any number."""
 
-    async def rent(self, zone: Zone, count: int, client_token: str) -> list[Node]:
-        """Rent up to `count` nodes; the same token again returns what is left of the first call."""
+    async def rent(self, order: NodeOrder) -> list[Node]:
+        """Rent up to `order.count` nodes; the same order again returns what is left of the first call."""
         if self.latency_s:
             await self._clock.sleep(self.latency_s)
         self._answer()
-        if client_token not in self._purchases:
-            self._purchases[client_token] = self._buy(zone, count, client_token)
-        bought = self._purchases[client_token]
+        if order.client_token not in self._purchases:
+            self._purchases[order.client_token] = order, self._buy(order)
+        known, bought = self._purchases[order.client_token]
+        if known != order:
+            raise CloudRefused(f"token {order.client_token} is of another purchase; take a new one")
         return [self._now(self._nodes[name]) for name in bought if name in self._nodes]
 
     async def nodes(self) -> list[Node]:
@@ -294,62 +314,147 @@ class MemoryCloud:
         self._answer()
         return [self._now(node) for node in self._nodes.values()]
 
-    async def release(self, node_id: str) -> None:
-        """Give a node back; unknown ids are ignored."""
+    async def release(self, node_ids: Sequence[str]) -> None:
+        """Give nodes back; unknown ids are ignored."""
         self._answer()
-        self.lose([node_id])
+        self.lose(node_ids)
+
+    async def keep_until(self, node_ids: Sequence[str], release_at_ms: int) -> None:
+        """Move the moment at which nodes end by themselves; unknown ids are ignored."""
+        self._answer()
+        self._check_future(release_at_ms)
+        for node in [self._nodes[name] for name in node_ids if name in self._nodes]:
+            self._nodes[node.node_id] = msgspec.structs.replace(node, release_at_ms=release_at_ms)
+
+    async def offers(self) -> list[Offer]:
+        """What there is, without its number."""
+        self._answer()
+        gone = {"level": StockLevel.NONE}
+        return [
+            msgspec.structs.replace(offer, stock=None, **({} if self.stock.get(key, 1) else gone))
+            for key, offer in self._offers.items()
+        ]
+
+    async def quotas(self) -> list[Quota]:
+        """The limits, and what is used of them."""
+        self._answer()
+        return [msgspec.structs.replace(quota, used_cores=self._used(quota)) for quota in self._quotas]
 
     async def cost_fen(self, now_ms: int) -> float:
         """What has been spent until now."""
-        return self._spent_fen + sum(self._cost(node, now_ms) for node in self._nodes.values())
+        self._settle()
+        return self._spent_fen + sum(_cost_fen(node, now_ms) for node in self._nodes.values())
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
     def lose(self, node_ids: Iterable[str]) -> None:
         """Take nodes away, as a cloud that breaks or reclaims them; unknown ids are ignored."""
         for node in [self._nodes.pop(name) for name in node_ids if name in self._nodes]:
-            self._spent_fen += self._cost(node, self._clock.now_ms())
+            self._ready_ms.pop(node.node_id)
+            self._spent_fen += _cost_fen(node, self._clock.now_ms())
 
-    def _buy(self, zone: Zone, count: int, client_token: str) -> tuple[str, ...]:
-        known = self._zones.get(zone.name)
-        if known is None:
-            raise CloudError(f"this cloud has no zone {zone.name}; it has {', '.join(sorted(self._zones))}")
+    def announce_reclaim(self, node_ids: Iterable[str], reclaim_ms: int) -> None:
+        """Say of spot nodes that they will be taken away at this moment; `lose` takes them. Unknown ids are ignored."""
+        for node in [self._nodes[name] for name in node_ids if name in self._nodes]:
+            self._nodes[node.node_id] = msgspec.structs.replace(node, reclaim_ms=reclaim_ms)
+
+    def _settle(self) -> None:
+        now_ms = self._clock.now_ms()
+        self.lose([name for name, node in self._nodes.items() if 0 < node.release_at_ms <= now_ms])
+
+    def _check_future(self, release_at_ms: int) -> None:
+        if 0 < release_at_ms <= self._clock.now_ms():
+            raise CloudRefused(f"a release at {release_at_ms} ms is in the past; name a later moment, or 0 for never")
+
+    def _used(self, quota: Quota) -> int:
+        return sum(n.cores for n in self._nodes.values() if n.market is quota.market and quota.zone in {"", n.zone})
+
+    def _offer_of(self, order: NodeOrder) -> Offer:
+        """What is ordered, when it can be had at all. Raises CloudRefused."""
+        zone = self._zones.get(order.zone)
+        if zone is None:
+            raise CloudRefused(f"this cloud has no zone {order.zone}; it has {', '.join(sorted(self._zones))}")
+        if not 1 <= order.count_min <= order.count:
+            raise CloudRefused(f"{order.count_min} to {order.count} nodes cannot be rented; ask for at least one")
+        self._check_future(order.release_at_ms)
+        if not order.instance_type and order.market is Market.ON_DEMAND:
+            return _configured(zone)
+        if order.offer_key not in self._offers:
+            raise CloudRefused(f"{order.offer_key} is not for rent here; take one of the offers")
+        return self._offers[order.offer_key]
+
+    def _room(self, offer: Offer, count: int) -> int:
+        """How many of this many nodes quotas leave. Raises CloudQuotaExceeded when it is none."""
+        nodes_max = self._zones[offer.zone].nodes_max
+        room = min(count, nodes_max - sum(node.zone == offer.zone for node in self._nodes.values()))
+        for quota in self._quotas:
+            if quota.market is offer.market and quota.zone in {"", offer.zone}:
+                room = min(room, (quota.limit_cores - self._used(quota)) // offer.cores)
+        if room < 1:
+            raise CloudQuotaExceeded(f"zone {offer.zone} has all nodes rented that quotas allow; ask for less")
+        return room
+
+    def _buy(self, order: NodeOrder) -> tuple[str, ...]:
+        offer = self._offer_of(order)
         if len(self._purchases) >= TOKENS_MAX:
             raise CloudError(f"{TOKENS_MAX} purchases are remembered; begin a new cloud")
-        room = known.nodes_max - sum(node.zone == zone.name for node in self._nodes.values())
-        if room < 1:
-            raise CloudQuotaExceeded(f"zone {zone.name} has all its {known.nodes_max} nodes rented; ask for less")
-        stock = self.stock.get(zone.name, room)
-        if stock < 1:
-            raise CloudOutOfStock(f"zone {zone.name} has no node left; ask another zone")
-        given = min(count, room, stock)
-        if zone.name in self.stock:
-            self.stock[zone.name] -= given
-        fresh = [self._boot(known, client_token) for _ in range(given)]
-        return tuple(node.node_id for node in fresh)
+        given = self._room(offer, order.count)
+        stocks = [name for name in (order.zone, order.offer_key) if name in self.stock]
+        given = min([given, *(self.stock[name] for name in stocks)])
+        if given < order.count_min:
+            raise CloudOutOfStock(f"zone {order.zone} has {given or 'no'} left of these; ask another zone or type")
+        for name in stocks:
+            self.stock[name] -= given
+        return tuple(self._boot(offer, order).node_id for _ in range(given))
 
-    def _boot(self, zone: Zone, client_token: str) -> Node:
+    def _boot(self, offer: Offer, order: NodeOrder) -> Node:
         self.rented_total += 1
+        now_ms = self._clock.now_ms()
         node = Node(
-            node_id=f"{zone.name}-{self.rented_total}",
-            zone=zone.name,
+            node_id=f"{order.zone}-{self.rented_total}",
+            zone=order.zone,
             state=NodeState.BOOTING,
-            cores=zone.cores_per_node,
-            client_token=client_token,
-            since_ms=self._clock.now_ms(),
-            memory_mb=zone.memory_mb_per_node,
+            cores=offer.cores,
+            client_token=order.client_token,
+            since_ms=now_ms,
+            memory_mb=offer.memory_mb,
+            instance_type=offer.instance_type,
+            market=offer.market,
+            price_fen_per_h=offer.price_fen_per_h,
+            rented_ms=now_ms,
+            release_at_ms=order.release_at_ms,
         )
         self._nodes[node.node_id] = node
+        self._ready_ms[node.node_id] = now_ms + offer.boot_ms[0]
         return node
 
     def _now(self, node: Node) -> Node:
-        """The stored node has the moment of its purchase; what others see has the moment of its state."""
-        ready_ms = node.since_ms + self._zones[node.zone].lead_ms
+        """The stored node is booting; what others see has its state of the moment."""
+        ready_ms = self._ready_ms[node.node_id]
         if self._clock.now_ms() < ready_ms:
             return node
         return msgspec.structs.replace(node, state=NodeState.READY, since_ms=ready_ms)
 
-    def _cost(self, node: Node, now_ms: int) -> float:
-        return self._zones[node.zone].price_fen_per_node_h * (now_ms - node.since_ms) / _MS_PER_H
-
     def _answer(self) -> None:
+        self._settle()
         if self.failing:
             raise CloudUnavailable("the cloud does not answer; repeat with the same token")
+
+
+def _configured(zone: Zone) -> Offer:
+    """The one machine that a zone is configured with."""
+    return Offer(
+        zone=zone.name,
+        instance_type="",
+        market=Market.ON_DEMAND,
+        cores=zone.cores_per_node,
+        memory_mb=zone.memory_mb_per_node,
+        price_fen_per_h=zone.price_fen_per_node_h,
+        boot_ms=(zone.lead_ms, zone.lead_ms),
+    )
+
+
+def _cost_fen(node: Node, now_ms: int) -> float:
+    until_ms = min(now_ms, node.release_at_ms) if node.release_at_ms else now_ms
+    return node.price_fen_per_h * max(0, until_ms - node.rented_ms) / _MS_PER_H

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from springtide.errors import Deposed, FleetStateError
-from springtide.model import Intent, Leadership, ScaleOverride, ServiceWish, Wishes, ZoneMode
+from springtide.model import Intent, Leadership, Purchase, ScaleOverride, ServiceWish, Wishes, ZoneMode
 from springtide.ports import Clock
 
 MEMORY_BYTES_MAX = 1_000_000
@@ -75,6 +75,16 @@ class MemoryFleetState:
         self._answer()
         self._put("mode", zone, msgspec.json.encode(mode).decode())
 
+    async def wish_node(self, node_id: str, *, cordoned: bool) -> None:
+        """See the port."""
+        self._answer()
+        self._put("node", node_id, "true" if cordoned else None)
+
+    async def wish_purchases(self, event: str, purchases: Sequence[Purchase] | None) -> None:
+        """See the port."""
+        self._answer()
+        self._put("plan", event, None if purchases is None else msgspec.json.encode(purchases).decode())
+
     async def wish_scale(self, service: str, scale: ScaleOverride | None) -> None:
         """See the port."""
         self._answer()
@@ -124,6 +134,8 @@ def wishes_of(rows: Iterable[tuple[str, str, str]], version: int = 0) -> Wishes:
     services: dict[str, ServiceWish] = {}
     modes: dict[str, ZoneMode] = {}
     scales: dict[str, ScaleOverride] = {}
+    cordoned: set[str] = set()
+    purchases: dict[str, tuple[Purchase, ...]] = {}
     name = ""
     try:
         for kind, name, value in sorted(rows):
@@ -136,9 +148,13 @@ def wishes_of(rows: Iterable[tuple[str, str, str]], version: int = 0) -> Wishes:
                     modes[name] = msgspec.json.decode(value, type=ZoneMode)
                 case "scale":
                     scales[name] = msgspec.json.decode(value, type=ScaleOverride)
+                case "node":
+                    cordoned.add(name)
+                case "plan":
+                    purchases[name] = msgspec.json.decode(value, type=tuple[Purchase, ...])
     except msgspec.DecodeError as error:
         raise FleetStateError(f"the wish for {name} cannot be read ({error}); use the version that wrote it") from error
-    return Wishes(version, services, modes, scales)
+    return Wishes(version, services, modes, scales, frozenset(cordoned), purchases)
 
 
 def require_memory(name: str, value: bytes) -> None:

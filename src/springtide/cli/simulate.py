@@ -1,0 +1,79 @@
+"""`springtide simulate`: a sale rehearsed at any size, on a virtual clock, by the production decisions.
+
+Exit status: 0 done, 1 an invariant was broken, 2 bad input, 130 Ctrl-C (what was computed until then is told).
+"""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+
+from springtide.cli.running import EXIT_INTERRUPTED
+from springtide.cli.simulate_show import Progress, show
+from springtide.drivers.system import SystemClock
+from springtide.errors import ConfigError
+from springtide.twin.simulation.approaches import approach
+from springtide.twin.simulation.outcome import Outcome
+from springtide.twin.simulation.reading import counts_of, find_scenario, shipped, with_demand
+from springtide.twin.simulation.run import simulate as run
+from springtide.twin.simulation.scenario import Scenario
+
+
+def simulate(  # noqa: PLR0913 - each is an option of the command line
+    scenario: Annotated[str, Parameter(help="A TOML file, or the name of a scenario that comes along.")] = "",
+    *,
+    seed: Annotated[int | None, Parameter(help="The same seed, the same outcome; without it, the scenario's.")] = None,
+    calendar: Annotated[bool, Parameter(help="--no-calendar: the fleet does not know what was announced.")] = True,
+    policy: Annotated[str, Parameter(help="Who decides.")] = "springtide",
+    demand: Annotated[Path | None, Parameter(help="A CSV file of `timestamp,value`: counts that drive demand.")] = None,
+    scale: Annotated[float, Parameter(help="How many people each count of that file stands for.")] = 1.0,
+    json: Annotated[bool, Parameter(help="The outcome as JSON on standard output.")] = False,
+) -> int:
+    """Rehearse a sale on a virtual clock, by the decisions that run in production. Without a name: list them."""
+    if not scenario:
+        _list_scenarios(as_json=json)
+        return 0
+    wanted = _with_options(find_scenario(scenario), calendar=calendar, demand=demand, scale=scale)
+    counts = counts_of(wanted)
+    who = approach(policy, wanted)
+    clock = SystemClock()
+    began_s = clock.monotonic_s()
+    with Progress(wanted) if sys.stderr.isatty() else nullcontext() as progress:
+        outcome = run(
+            wanted, seed, policy=who, counts=counts, on_sample=progress.sample if progress is not None else None
+        )
+    outcome = msgspec.structs.replace(outcome, wall_s=round(clock.monotonic_s() - began_s, 3))
+    _tell(wanted, outcome, as_json=json)
+    if outcome.interrupted:
+        return EXIT_INTERRUPTED
+    return int(bool(outcome.breaches))
+
+
+def _with_options(scenario: Scenario, *, calendar: bool, demand: Path | None, scale: float) -> Scenario:
+    if scale <= 0:
+        raise ConfigError(f"--scale {scale} must be more than 0")
+    if demand is not None:
+        scenario = with_demand(scenario, demand, scale)
+    return msgspec.structs.replace(scenario, calendar=scenario.calendar and calendar)
+
+
+def _tell(scenario: Scenario, outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
+    else:
+        show(scenario, outcome, Console())
+    if outcome.interrupted:
+        sys.stderr.write(f"springtide: stopped after {outcome.until_s:,.0f} of {scenario.duration_s:,} s simulated\n")
+
+
+def _list_scenarios(*, as_json: bool) -> None:
+    scenarios = [find_scenario(name) for name in shipped()]
+    if as_json:
+        sys.stdout.write(msgspec.json.encode({one.name: one.about for one in scenarios}).decode() + "\n")
+        return
+    for one in scenarios:
+        sys.stdout.write(f"{one.name:22} {one.about}\n")
