@@ -102,10 +102,14 @@ def _figures(need: ProvisionNeed, plan: Provision, cores: float, cost: float) ->
         "cores": (plan.cores, math.floor(cores + SLACK)),
         "cores of all purchases": (sum(purchase.cores for purchase in plan.purchases), plan.cores),
         "short": (plan.short_cores, max(0, need.cores - plan.cores)),
-        "cost": (round(plan.cost_fen_per_h, 3), round(cost, 3)),
-        "gap": (round(plan.gap, 9), round((cost - plan.bound_fen_per_h) / cost, 9) if cost else 0.0),
+        "cost": (plan.cost_fen_per_h, cost),
+        "gap": (plan.gap, (cost - plan.bound_fen_per_h) / cost if cost else 0.0),
     }
-    wrong = [f"{name}: {figure} is said, and it is {true}" for name, (figure, true) in said.items() if figure != true]
+    wrong = [
+        f"{name}: {figure} is said, and it is {true}"
+        for name, (figure, true) in said.items()
+        if not math.isclose(figure, true, rel_tol=SLACK, abs_tol=SLACK)
+    ]
     if plan.bound_fen_per_h > plan.cost_fen_per_h:
         wrong.append(f"the bound {plan.bound_fen_per_h} is above the cost {plan.cost_fen_per_h}")
     if need.spend_max_fen_per_h and cost > need.spend_max_fen_per_h * (1 + SLACK):
@@ -125,21 +129,27 @@ def lower_bound(need: ProvisionNeed, offers: Sequence[Offer], quotas: Sequence[Q
     weights, bases = _rows(need, usable, quotas, wanted)
     if not len(bases):
         return _knapsack(price, cores, stock, wanted)[0]
-    prices = step = np.zeros(len(bases))
-    best = 0.0
+    prices = best_prices = step = np.zeros(len(bases))
+    best, stretch = 0.0, 1.0
     for _ in range(STEPS):
         value, machines = _knapsack(price + prices @ weights, cores, stock, wanted)
         value -= float(prices @ bases)
-        best = max(best, value)
+        if value < -known_cost:  # Thrown far off: back to the best, and shorter steps from there.
+            prices, step, stretch = best_prices, np.zeros(len(bases)), stretch / 2
+            continue
+        if value > best:
+            best, best_prices = value, prices
         slope = weights @ machines - bases
         slope[(prices <= 0) & (slope < 0)] = 0.0
-        # The step before keeps its part where the new slope turns back against it.
-        back, length = float(slope @ step), float(step @ step)
-        step = slope - 1.5 * min(0.0, back) / length * step if length else slope
-        length = float(step @ step)
-        if length <= 1e-18 or best >= known_cost:
+        steep = float(slope @ slope)
+        if steep <= SLACK**2 or best >= known_cost:
             break
-        prices = np.maximum(0.0, prices + (known_cost - value) / length * step)
+        # The step before keeps its part where the new slope turns back against it.
+        length = float(step @ step)
+        step = slope - 1.5 * min(0.0, float(slope @ step)) / length * step if length else slope
+        if (length := float(step @ step)) < steep / 100:
+            step, length = slope, steep
+        prices = np.maximum(0.0, prices + stretch * (known_cost - value) / length * step)
     return best * (1 - 1e-9)
 
 

@@ -91,3 +91,27 @@ async def test_remembered_tokens_have_a_limit(
     assert await cloud.rent(order(H, 1, "kept")) == kept
     assert await cloud.rent(order(H, 1, "t3")) == []
     assert len(await cloud.rent(order(H, 1, "t0"))) == 1
+
+
+async def test_a_node_that_was_due_while_nobody_looked_costs_until_then(
+    clock: VirtualClock, reopen: Callable[[], LocalCloud]
+) -> None:
+    due_ms = clock.now_ms() + 3_600_000
+    await reopen().rent(NodeOrder(H.name, 1, "t1", release_at_ms=due_ms))
+    await clock.advance(36_000)
+    after = reopen()
+    assert await after.cost_fen(clock.now_ms()) == pytest.approx(360)
+    assert await after.nodes() == []
+    assert await after.cost_fen(clock.now_ms()) == pytest.approx(360)
+
+
+async def test_a_file_from_before_orders_were_kept_whole_is_read(
+    tmp_path: Path, reopen: Callable[[], LocalCloud]
+) -> None:
+    before = """{"rented_total": 1, "released_cost_fen": 0.0, "nodes": {"cloud-h-1": {"node_id": "cloud-h-1",
+        "zone": "cloud-h", "cores": 8, "client_token": "t1", "rented_ms": 1, "ready_ms": 2, "price_fen_per_h": 360}},
+        "purchases": {"t1": {"zone": "cloud-h", "count": 1, "node_ids": ["cloud-h-1"]}}}"""
+    (tmp_path / "cloud.json").write_text(before)
+    cloud = reopen()
+    assert [node.node_id for node in await cloud.rent(order(H, 1, "t1"))] == ["cloud-h-1"]
+    assert [node.release_at_ms for node in await cloud.nodes()] == [0]

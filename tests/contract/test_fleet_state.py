@@ -180,6 +180,19 @@ async def test_wishes_are_read_as_they_were_wished(state: FleetState) -> None:
     assert found.version > 3
 
 
+async def test_nodes_are_cordoned_until_they_are_used_again(state: FleetState) -> None:
+    assert (await state.wishes()).cordoned == frozenset()
+    await state.wish_node("i-1", cordoned=True)
+    await state.wish_node("i-2", cordoned=True)
+    await state.wish_node("i-2", cordoned=True)
+    assert (await state.wishes()).cordoned == {"i-1", "i-2"}
+    await state.wish_node("i-1", cordoned=False)
+    await state.wish_node("unknown", cordoned=False)
+    found = await state.wishes()
+    assert found.cordoned == {"i-2"}
+    assert found.version == 5
+
+
 async def test_an_events_purchases_are_wanted_until_they_are_withdrawn(state: FleetState) -> None:
     first = Purchase("z-a", "ecs.c7.xlarge", Market.ON_DEMAND, 3, 12, 81.5, order_ms=10, ready_ms=20)
     other = Purchase("z-b", "ecs.c7.xlarge", Market.SPOT, 1, 4, 8.15, order_ms=11, ready_ms=21)

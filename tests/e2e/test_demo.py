@@ -35,6 +35,11 @@ def test_chaos_loses_nothing(tmp_path: Path) -> None:
     assert_nothing_lost(report)
     assert len(report["faults"]) == 3
     assert report["nodes_left"] == 0
+    # Rented of the cloud that the demo serves, through the real driver: one of each type is all that there is.
+    assert {one["instance_type"] for one in report["rented"]} <= {"ecs.c7.large", "ecs.g7.large"}
+    assert sum(one["nodes"] for one in report["rented"]) == report["nodes_rented"] >= 1
+    assert report["cloud_calls"]["RunInstances"] >= 1
+    assert report["cloud_calls_throttled"] == 0
 
 
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -26,9 +26,15 @@ pytestmark = pytest.mark.timeout(150)
 EXAMPLES = Path(__file__).parents[2] / "examples"
 H = 3_600_000
 MARKET = """
-[market]
-offers = [{ zone = "cn-beijing-h", instance_type = "ecs.c7.large", market = "on_demand", cores = 2, memory_mb = 4096,
-  price_fen_per_h = 40.8, stock = 20, boot_ms = [300, 500] }]
+[[market.offers]]
+zone = "cn-beijing-h"
+instance_type = "ecs.c7.large"
+market = "on_demand"
+cores = 2
+memory_mb = 4096
+price_fen_per_h = 40.8
+stock = 20
+boot_ms = [300, 500]
 """
 CONFIG = """
 [[zones]]
@@ -98,7 +104,6 @@ class World:
         (folder / "market.toml").write_text(MARKET)
         words = ("cloud", "serve", "--config", str(folder / "market.toml"), "--keys", str(self.keys))
         self.cloud = subprocess.Popen(command(*words), env=environment(), stdout=subprocess.DEVNULL)
-        wait_for(lambda: self.keys.exists() and "endpoint" in self.keys.read_text())
 
     def config(self, installation: str = "shop", **words: str) -> str:
         known = {"ENDPOINT": read_keys(self.keys).endpoint, "INSTALLATION": installation, "PORT": "1", **words}
@@ -132,6 +137,7 @@ def world() -> Iterator[World]:
     shutil.copy(EXAMPLES / "web.py", folder)
     made = World(folder)
     try:
+        wait_for(lambda: made.keys.exists() and "endpoint" in made.keys.read_text())
         yield made
     finally:
         for pid in processes_with(str(folder)):

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from alibabacloud_ecs20140526 import models
 from alibabacloud_ecs20140526.client import Client
-from alibabacloud_tea_openapi.exceptions import ClientException, ThrottlingException
+from alibabacloud_tea_openapi.exceptions import ClientException, ServerException, ThrottlingException
 
 from springtide.model import Market as Channel
 from springtide.model import NodeState, Quota
@@ -72,6 +72,7 @@ async def test_instances_go_from_pending_to_running_and_say_what_they_are() -> N
         client = ecs(cloud)
         (node_id,) = await run(client, "t", instance_name="shop", host_name="h-${instance_id}")
         statuses: list[str] = []
+        seen: Any = None
         async with asyncio.timeout(20):
             while not statuses or statuses[-1] != "Running":
                 (seen,) = await describe(client)
@@ -355,6 +356,17 @@ async def test_faults_reach_the_api(cloud: ServedCloud) -> None:
     with pytest.raises(ClientException) as refused:
         await run(client, "t")
     assert refused.value.code == "Zone.NotOnSale"
+
+
+async def test_a_purchase_whose_answer_was_lost_is_made_once(cloud: ServedCloud) -> None:
+    client = ecs(cloud)
+    cloud.api.lose_answers("RunInstances", 2)
+    for _ in range(2):
+        with pytest.raises(ServerException) as lost:
+            await run(client, "t", amount=4)
+        assert (lost.value.code, lost.value.status_code) == ("ServiceUnavailable", 503)
+    assert len(await run(client, "t", amount=4)) == 4
+    assert cloud.market.created == 4
 
 
 async def test_a_spot_instance_is_locked_before_it_goes() -> None:

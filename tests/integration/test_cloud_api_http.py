@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -227,7 +228,11 @@ async def test_faults_come_over_http_with_the_secret_alone() -> None:
             await client.post(url, json={"fault": "slow_boots", "factor": 2, "for_s": 60})
             status = (await client.post(url, json={"fault": "lose_zone", "zone": ZONE, "for_s": 60})).json()
             assert status["booting"] + status["ready"] == 0
-            for bad in ({"fault": "fire"}, {"fault": "reclaim", "share": 2}, {"fault": "throttle"}, []):
+            await client.post(url, json={"fault": "lose_answers", "count": 1})
+            assert code_of(await raw(cloud, "DescribeInstances", {})) == (503, "ServiceUnavailable")
+            assert (await raw(cloud, "DescribeInstances", {})).status_code == 200
+            wrong: list[Any] = [{"fault": "fire"}, {"fault": "reclaim", "share": 2}, {"fault": "throttle"}, []]
+            for bad in wrong:
                 assert (await client.post(url, json=bad)).status_code == 400
 
 

@@ -36,7 +36,9 @@ TOKENS = [f"t{number}" for number in range(12)]
 
 
 def opened(now_ms: int, seed: int) -> Market:
-    made = MarketSettings(offers=OFFERS, quotas=QUOTAS, limits=LIMITS, reclaims_per_h=0.5, price_move=0.3)
+    made = MarketSettings(
+        offers=OFFERS, quotas=QUOTAS, limits=LIMITS, reclaims_per_h=0.5, price_move=0.3, spot_safe_ms=0
+    )
     return Market(Kernel(now_ms), random.Random(seed), made)
 
 

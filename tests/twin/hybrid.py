@@ -1,12 +1,11 @@
-"""A sale on rented machines under seeded faults: the real control loop over the twin's cloud, on a clock moved by hand."""
+"""A sale on rented machines under seeded faults: the real control loop over the twin's cloud, on a virtual clock."""
 
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from springtide.drivers.memory.clock import VirtualClock
 from springtide.drivers.memory.fleet import MemoryBalancer, MemoryRuntime
@@ -19,6 +18,7 @@ from springtide.model import (
     FleetPolicy,
     Market,
     Offer,
+    Purchase,
     Quota,
     ReplicaState,
     ServiceSpec,
@@ -54,9 +54,10 @@ POLICY = FleetPolicy(
 TICK_MS = 1_000
 LEASE_MS = 4_000
 SERVICE = "web"
-OPENS_S, LASTS_S, READY_S, PEAK = 120.0, 25.0, 5.0, 3_000.0
+OPENS_S, LASTS_S, READY_S, PEAK = 80.0, 20.0, 5.0, 3_000.0
 CALM = 100.0
-END_S = 235.0
+EARLY_S, KNOWN_S = 10.0, 10.0
+END_S = 175.0
 TYPES = {"c.small": (2, 40.0), "c.medium": (4, 78.0), "c.large": (8, 150.0)}
 LARGEST = 8
 
@@ -110,6 +111,7 @@ class Hybrid:
         self.crashes = 0
         self.faults: Counter[str] = Counter()
         self.restart_s: float | None = None
+        self.struck_s = 0.0
         self.events = sorted(self._faults(), key=lambda one: one[0])
 
     @property
@@ -139,22 +141,32 @@ class Hybrid:
 
     def _faults(self) -> list[tuple[float, str]]:
         kinds = ("stockout", "throttle", "crash", "crash", "reclaim", "slow", "lost answer", "silence")
-        faults = [(self.chance.uniform(50, 150), self.chance.choice(kinds)) for _ in range(self.chance.randint(1, 6))]
+        faults = [(self.chance.uniform(10, 110), self.chance.choice(kinds)) for _ in range(self.chance.randint(1, 6))]
         # Most of it happens while machines are bought, and some of it to each run.
-        return [*faults, (self.chance.uniform(80, 112), self.chance.choice(kinds))]
+        return [*faults, (self.chance.uniform(38, 72), self.chance.choice(kinds))]
 
     async def run(self) -> None:
-        """The whole story, step by step."""
+        """The whole story."""
+        await self.prepare(Life())
+        await self.until(END_S)
+        await self._check_end()
+
+    async def prepare(self, life: Life, purchases: Sequence[Purchase] = ()) -> None:
+        """Wish the service, and its event's purchases; start the first loop."""
         spec = ServiceSpec(SERVICE, "v1", ("serve",), cores=POLICY.replica_cores)
         await self.state.wish_service(SERVICE, ServiceWish(spec, requests_per_s=100.0, replicas_min=2, drain_ms=2_000))
-        self.begin(Life())
-        while self.second < END_S:
+        if purchases:
+            await self.state.wish_purchases("live", purchases)
+        self.begin(life)
+
+    async def until(self, second: float) -> None:
+        """Go on, step by step."""
+        while self.second < second:
             await self.clock.advance(0.5)
             self.cloud.catch_up()
             await self._strike()
             self._lose_replicas()
             self._look()
-        await self._check_end()
 
     def begin(self, life: Life) -> None:
         """Start a loop; what a loop defined is gone with its process."""
@@ -163,9 +175,7 @@ class Hybrid:
         run_id = f"r{len(self.loops)}"
         opens_ms = self.start_ms + round(OPENS_S * 1000)
         event = CalendarEvent("live", opens_ms, round(LASTS_S * 1000), PEAK, round(READY_S * 1000))
-        settings = LoopSettings(
-            run_id, ZONES, POLICY, (), TICK_MS, calendars={SERVICE: (event,)}, lease_ms=LEASE_MS
-        )
+        settings = LoopSettings(run_id, ZONES, POLICY, (), TICK_MS, calendars={SERVICE: (event,)}, lease_ms=LEASE_MS)
         ports = FleetPorts(
             runtimes={zone: Mortal(runtime, life) for zone, runtime in self.runtimes.items()},
             balancers={SERVICE: Mortal(self.balancer, life)},
@@ -177,15 +187,18 @@ class Hybrid:
         self.loops.append((loop, life, journal, asyncio.create_task(loop.run())))
 
     async def _strike(self) -> None:
-        _, life, _, _ = self.loops[-1]
+        _, life, _, task = self.loops[-1]
         if life.over and self.restart_s is None:
             self.restart_s = self.second + self.chance.uniform(0.5, 6.0)
+            task.cancel()
         if self.restart_s is not None and self.second >= self.restart_s:
             self.restart_s = None
+            self.struck_s = self.second
             self.begin(Life())
         while self.events and self.events[0][0] <= self.second:
             _, kind = self.events.pop(0)
             self.faults[kind] += 1
+            self.struck_s = self.second if self.second < OPENS_S else self.struck_s
             self._begin_fault(kind)
 
     def _begin_fault(self, kind: str) -> None:
@@ -248,8 +261,14 @@ class Hybrid:
         return [(at, text) for at, text in self.said if at < OPENS_S and any(word in text for word in words)]
 
     async def _check_end(self) -> None:
-        if self.ready_at_opening < self.needed and not self.warned:
-            self.wrong.append(f"{self.ready_at_opening} of {self.needed} stood at the opening, and nobody was told")
+        if self.ready_at_opening < self.needed:
+            warned_s = min((at for at, _ in self.warned), default=END_S)
+            # As soon as it can be known: well before, or within a lease and a few ticks of what caused it.
+            if warned_s > max(OPENS_S - EARLY_S, min(self.struck_s, OPENS_S) + KNOWN_S):
+                stood = f"{self.ready_at_opening} of {self.needed} stood at the opening"
+                self.wrong.append(
+                    f"{stood}, and nobody was told before {warned_s}; the last fault was at {self.struck_s}"
+                )
         if self.market.nodes():
             self.wrong.append(f"{len(self.market.nodes())} nodes are left")
         if await self.state.open_intents():
@@ -279,6 +298,3 @@ async def told(folder: Path, seed: int, **settings: Any) -> Hybrid:
     finally:
         await hybrid.close()
     return hybrid
-
-
-__all__ = ["Hybrid", "msgspec", "told"]

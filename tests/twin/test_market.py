@@ -273,6 +273,8 @@ def test_a_spot_machine_is_taken_away_when_the_price_rises_above_its_bid() -> No
     market = market_of(price_move=0.5, price_every_ms=60_000)
     market.rent(order(1, "t", market=Channel.SPOT, price_limit_fen_per_h=163.0))
     pass_s(market, 3600)
+    assert len(market.nodes()) == 1  # the first hour is safe
+    pass_s(market, 3600)
     assert market.nodes() == ()
     assert market.interrupted == 1
 
@@ -336,6 +338,29 @@ def test_a_throttled_api_leaves_the_others_alone() -> None:
     market.release([node.node_id])
     pass_s(market, 5)
     assert len(market.rent(order(1, "t2"))) == 1
+
+
+def test_of_the_spot_machines_about_so_many_an_hour_are_taken_after_the_safe_time() -> None:
+    market = market_of(reclaims_per_h=0.5, spot_safe_ms=1_800_000)
+    market.rent(order(20, "t", market=Channel.SPOT))
+    pass_s(market, 1_800)
+    assert not [node for node in market.nodes() if node.reclaim_ms]
+    pass_s(market, 7_200)
+    assert 8 <= market.interrupted <= 18  # 1 - e^-1 of 20 on average
+
+
+def test_some_machines_never_boot() -> None:
+    market = market_of(boot_failed_share=0.5)
+    market.rent(order(50, "t"))
+    pass_s(market, 86_400)
+    assert 10 < sum(node.state is NodeState.BOOTING for node in market.nodes()) < 40
+
+
+def test_what_each_token_made_is_known() -> None:
+    market = market_of()
+    market.release([market.rent(order(3, "t1"))[0].node_id])
+    market.rent(order(100, "t2"))
+    assert market.created_by_token() == {"t1": 3, "t2": 48}
 
 
 def test_every_change_is_told() -> None:

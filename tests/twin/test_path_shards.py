@@ -7,7 +7,7 @@ import pytest
 from springtide.twin.simulation.flow import Capacity, PathSettings
 from springtide.twin.simulation.path_events import EventPath
 from springtide.twin.simulation.path_fluid import FluidPath
-from springtide.twin.simulation.path_shards import even_per_s, shard_of, shard_shares, taken_per_s
+from springtide.twin.simulation.path_shards import batch_mean, even_per_s, shard_of, shard_shares, taken_per_s
 
 START_MS = 1_700_000_000_000
 BUCKETS = 512
@@ -57,3 +57,11 @@ def test_the_buyers_of_a_sale_spread_as_its_buckets_do() -> None:
 def test_each_shard_has_an_equal_range_of_the_slots() -> None:
     homes = [shard_of("live-room", bucket, 3) for bucket in range(BUCKETS)]
     assert set(homes) == {0, 1, 2}
+
+
+def test_batches_shrink_with_buckets_and_counters_and_not_with_shards() -> None:
+    one = batch_mean(100_000.0, counters=10, buckets=8, round_trip_ms=20.0)
+    assert one == pytest.approx(12.5)
+    assert batch_mean(100_000.0, counters=10, buckets=64, round_trip_ms=20.0) == pytest.approx(1.5625)
+    assert batch_mean(100_000.0, counters=10, buckets=512, round_trip_ms=20.0) == 1.0
+    assert batch_mean(800_000.0, counters=80, buckets=8, round_trip_ms=20.0) == pytest.approx(one)

@@ -102,6 +102,20 @@ def reclaim(
 
 
 @faults.command
+def lose_answers(
+    count: Annotated[int, Parameter(help="So many calls.")],
+    /,
+    *,
+    api: Annotated[str, Parameter(help="The API, RunInstances say; without it, any.")] = "",
+    keys: Keys = KEYS,
+) -> int:
+    """Carry out the next calls, and answer them with ServiceUnavailable all the same."""
+    from springtide.cli.cloud_faults import send  # noqa: PLC0415 - loads only what it needs
+
+    return send(keys, {"fault": "lose_answers", "count": count, "api": api})
+
+
+@faults.command
 def lose_zone(zone: str, /, *, for_s: ForS = 600.0, keys: Keys = KEYS) -> int:
     """Let a zone fail: its machines are gone, and none is sold there."""
     from springtide.cli.cloud_faults import send  # noqa: PLC0415 - loads only what it needs

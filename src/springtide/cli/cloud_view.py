@@ -3,12 +3,15 @@
 A platform that runs answers for both. Without one, or with `--config`, the configured cloud is asked itself.
 """
 
+import contextlib
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from springtide.cli.clouds import open_cloud
+from springtide.cli.clouds import LOCAL_FILE, open_cloud
 from springtide.cli.platform_folder import PlatformFolder
 from springtide.cli.platform_link import linked
 from springtide.config import Config, load
@@ -17,6 +20,7 @@ from springtide.errors import Refused
 from springtide.fleet.cloud_status import CloudStatus, read_cloud
 from springtide.fleet.observe import idc_nodes
 from springtide.model import CalendarEvent, Market, Node, Offer, Zone, ZoneKind
+from springtide.ports import Cloud
 
 LEADER = "the control loop"
 CLOUD = "the cloud itself"
@@ -83,7 +87,14 @@ async def look(data: Path, config: Path | None, environ: Mapping[str, str]) -> V
 
 
 async def _asked(config: Config, clock: SystemClock, folder: Path) -> View:
-    cloud = open_cloud(config, clock, folder)
+    with tempfile.TemporaryDirectory() as copy:
+        # The file of a cloud on paper is its platform's own: asking it must not write there.
+        with contextlib.suppress(OSError):
+            shutil.copy(folder / LOCAL_FILE, copy)
+        return await _asked_of(open_cloud(config, clock, Path(copy)), config, clock)
+
+
+async def _asked_of(cloud: Cloud, config: Config, clock: SystemClock) -> View:
     try:
         rented = await cloud.nodes()
         now_ms = clock.now_ms()

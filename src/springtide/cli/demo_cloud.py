@@ -32,8 +32,8 @@ POLL_S = 0.05
 BOOT_P99 = 1.2
 """A demo's machines boot in the `boot_s` of their zone, the slowest of a hundred in so many times that."""
 
-STOCK_SHARE = 3
-"""One offer has a third of the nodes that a zone may have, two at least: an order that finds no more goes elsewhere."""
+STOCK_SHARE = 6
+"""An offer has a sixth of the nodes that its zone may have, one at least: what an order lacks is found elsewhere."""
 
 FEN_PER_CORE_H = 20.4
 """The price of a type that has none in the configuration or the twin's catalogue: that of c7 (0.816 CNY for 4 vCPU)."""
@@ -141,7 +141,7 @@ def market_offers(config: Config) -> Iterator[Offer]:
                     cores=machine.cores,
                     memory_mb=round(machine.memory_gb * _MB_PER_GB),
                     price_fen_per_h=usual if machine.price_cny_per_h and market is not Market.SPOT else price,
-                    stock=max(2, zone.nodes_max // STOCK_SHARE),
+                    stock=max(1, zone.nodes_max // STOCK_SHARE),
                     arch=machine.arch,
                     boot_ms=(boot_ms, round(boot_ms * BOOT_P99)),
                 )

@@ -176,6 +176,6 @@ def _by_offer(nodes: Iterable[Node], zones_fen: Mapping[str, float]) -> tuple[Re
     for node in nodes:
         groups[node.zone, node.instance_type, node.market.value].append(node)
     return tuple(
-        RentedNodes(zone, name, market, len(group), group[0].cores, _price_fen(group[-1], zones_fen) / FEN)
+        RentedNodes(zone, name, market, len(group), group[0].cores, round(_price_fen(group[-1], zones_fen) / FEN, 4))
         for (zone, name, market), group in sorted(groups.items())
     )

@@ -13,6 +13,7 @@ from springtide.cli.plan_json import iso, plan_json
 from springtide.cli.platform_link import linked
 from springtide.cli.platform_options import Here
 from springtide.cli.sale_show import say, say_json
+from springtide.config import CalendarSettings
 from springtide.config.events import CLOUD, EventFile, load_event
 from springtide.console.plan_view import Effort, plan_view
 from springtide.decide.provision import provision
@@ -30,6 +31,9 @@ from springtide.model import (
     Quota,
     ZoneKind,
 )
+
+SAME_MS = 60_000
+"""Moments of an event's file and of a calendar that are no further apart mean the same event."""
 
 
 @dataclass(frozen=True)
@@ -70,23 +74,24 @@ async def run_plan(options: PlanOptions, here: Here, environ: Mapping[str, str])
     effort = Effort(timed.ms, (clock.monotonic_s() - began_s) * 1000)
     zone = event.event.at.tzinfo
     plan = _with_moment(plan, need, zone)
-    applied = options.apply and not plan.refused
-    if applied:
-        await _apply(need, plan, here, clock)
+    refusal = Refused(f"the plan of {need.name} is refused: {'; '.join(plan.refused)}") if plan.refused else None
+    if options.apply and refusal is None:
+        refusal = await _apply(event, plan, here, clock)
+    applied = options.apply and refusal is None
     if here.json:
         say_json(plan_json(need, plan, effort, zone, now_ms) | {"applied": applied})
     else:
         Console(markup=False, highlight=False).print(plan_view(need, plan, effort, lambda at_ms: iso(at_ms, zone)))
         if applied:
             say(_applied(plan, here, zone))
-    if plan.refused:
-        raise Refused(f"the plan of {need.name} is refused: {'; '.join(plan.refused)}")
+    if refusal is not None:
+        raise refusal
     return 0
 
 
 async def run_withdraw(file: Path, here: Here) -> int:
     """Take the plan of an event back. Raises Refused when the platform has none."""
-    event = load_event(file).event.name
+    event = load_event(file).on_calendar
     async with linked(here.data, SystemClock()) as link:
         planned = (await link.state.wishes()).purchases
         if event not in planned:
@@ -127,16 +132,40 @@ async def _for_rent(
     return offers, event.quotas() or tuple(view.cloud.quotas)
 
 
-async def _apply(need: EventNeed, plan: EventPlan, here: Here, clock: SystemClock) -> None:
-    async with linked(here.data, clock) as link:
-        known = {zone.name for zone in link.settings.config.zones if zone.kind is ZoneKind.CLOUD}
-        unknown = sorted({one.zone for one in plan.provision.purchases} - known)
-        if unknown:
-            raise Refused(
-                f"the platform has no cloud zone {unknown[0]}; it has: {', '.join(sorted(known)) or 'none'}. "
-                "Give the zones of the event and of the platform the same names"
-            )
-        await link.state.wish_purchases(plan.event, needed(need, plan.provision.purchases))
+async def _apply(event: EventFile, plan: EventPlan, here: Here, clock: SystemClock) -> Refused | None:
+    """Hand it over; why that is refused."""
+    try:
+        async with linked(here.data, clock) as link:
+            if said := _not_announced(event, link.settings.config.calendar):
+                return Refused(said)
+            known = {zone.name for zone in link.settings.config.zones if zone.kind is ZoneKind.CLOUD}
+            unknown = sorted({one.zone for one in plan.provision.purchases} - known)
+            if unknown:
+                return Refused(
+                    f"the platform has no cloud zone {unknown[0]}; it has: {', '.join(sorted(known)) or 'none'}. "
+                    "Give the zones of the event and of the platform the same names"
+                )
+            await link.state.wish_purchases(event.on_calendar, needed(event.need(), plan.provision.purchases))
+    except Refused as refusal:
+        return refusal
+    return None
+
+
+def _not_announced(event: EventFile, calendar: Sequence[CalendarSettings]) -> str:
+    """Why the platform does not know of the demand that the machines are for: it would order none of them."""
+    name = event.on_calendar
+    entries = [one for one in calendar if name in {one.sale, one.service}]
+    if not entries:
+        known = ", ".join(sorted({one.sale or one.service for one in calendar})) or "nothing"
+        return (
+            f"the platform's calendar has no {name} (it has: {known}) and would order nothing: add [[calendar]] with "
+            f'service = "{name}" or sale = "{name}", or give event.calendar the name that it has'
+        )
+    dates = [one.at_ms() for one in entries if one.service]
+    if dates and all(abs(at_ms - event.at_ms()) > SAME_MS for at_ms in dates):
+        at = iso(dates[0], event.event.at.tzinfo)
+        return f"the platform's calendar has {name} at {at}, the event's file at {event.event.at.isoformat()}"
+    return ""
 
 
 def needed(need: EventNeed, purchases: Sequence[Purchase]) -> tuple[Purchase, ...]:

@@ -5,6 +5,7 @@ killed, and ends by itself when nothing is left that it could find. What it does
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,19 +163,24 @@ async def run_sweep(options: SweepOptions, environ: Mapping[str, str]) -> int:
         raise Refused(
             "the platform runs, and its cloud on this machine is one file that is its own: there are no strays"
         )
-    cloud = open_cloud(config, clock, folder.data)
-    try:
-        log_file = folder.sweep_log if folder.data.is_dir() else None
-        policy = sweep_policy(config, options.older_than_h)
-        sweeper = Sweeper(clock, cloud, _claims(folder, config, clock), policy, log_file)
-        swept = await sweeper.sweep(release=options.release)
-    finally:
-        await cloud.close()
+    with folder.locked() if config.cloud.driver == "local" and folder.data.is_dir() else contextlib.nullcontext():
+        swept = await _sweep_once(options, config, folder, clock)
     if options.json:
         say_json(as_json(swept))
     else:
         _tell(swept, released=options.release)
     return EXIT_STRAYS if swept.left else 0
+
+
+async def _sweep_once(options: SweepOptions, config: Config, folder: PlatformFolder, clock: SystemClock) -> Swept:
+    cloud = open_cloud(config, clock, folder.data)
+    try:
+        log_file = folder.sweep_log if folder.data.is_dir() else None
+        policy = sweep_policy(config, options.older_than_h)
+        sweeper = Sweeper(clock, cloud, _claims(folder, config, clock), policy, log_file)
+        return await sweeper.sweep(release=options.release)
+    finally:
+        await cloud.close()
 
 
 def _config(options: SweepOptions, folder: PlatformFolder, environ: Mapping[str, str]) -> Config:

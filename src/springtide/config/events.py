@@ -50,7 +50,8 @@ not documented: the figures are assumptions on the safe side."""
 class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[event]`: what it is called, from when on it lasts how long, and how surely its capacity has to stand.
 
-    Capacity stands `ready_s` before it, and is given back within `release_min` after it.
+    Capacity stands `ready_s` before it, and is given back within `release_min` after it. `calendar` is the sale or the
+    service that has this event on a platform's calendar ("": it is called as the event is).
     """
 
     name: str
@@ -59,6 +60,7 @@ class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probability: Probability = 0.99
     ready_s: Seconds = 60.0
     release_min: Annotated[float, Meta(ge=0, le=1_440)] = 10.0
+    calendar: str = ""
 
     def __post_init__(self) -> None:
         """Check what the types do not say."""
@@ -231,6 +233,11 @@ class EventFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def at_ms(self) -> int:
         """When the event begins."""
         return round(self.event.at.timestamp() * 1000)
+
+    @property
+    def on_calendar(self) -> str:
+        """What a platform's calendar calls the event."""
+        return self.event.calendar or self.event.name
 
     def need(self) -> EventNeed:
         """The event as the decisions see it."""

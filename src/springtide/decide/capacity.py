@@ -38,6 +38,8 @@ def learn(observed: Observed, policy: FleetPolicy) -> CapacityEstimate:
     if snapshot.now_ms - known.at_ms > MEMORY_MS:
         known = msgspec.structs.replace(known, limit="", best_per_s=0.0, best_replicas=0)
     window = snapshot.traffic[-SAMPLES:]
+    if not all(sample.queued for sample in window):
+        return known  # nothing waits, so there is nothing to learn
     serving = _steady(observed, window)
     if not serving or not _queue_stands(window, serving) or window[-1].at_ms <= known.at_ms:
         return known

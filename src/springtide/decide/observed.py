@@ -62,15 +62,16 @@ class Observed:
     def staying(self) -> dict[str, list[Node]]:
         """The nodes of each zone that stay: not being given back, and not about to be taken away."""
         found: dict[str, list[Node]] = {zone.name: [] for zone in self.snapshot.zones}
+        standing = self._on_list
         for node in self.snapshot.nodes:
-            if not node.reclaim_ms and node.zone in found and self.node_state(node) is not NodeState.RELEASING:
-                found[node.zone].append(node)
+            if node.node_id in standing and (there := found.get(node.zone)) is not None:
+                there.append(node)
         return found
 
     @cached_property
     def node_counts(self) -> Counter[str]:
         """All nodes by zone, also those that leave."""
-        return Counter(node.zone for node in self.snapshot.nodes)
+        return Counter([node.zone for node in self.snapshot.nodes])
 
     @cached_property
     def reclaimed(self) -> dict[str, int]:
@@ -83,28 +84,34 @@ class Observed:
 
     def state(self, replica: Replica) -> ReplicaState:
         """DRAINING once that or its end was asked for; FAILED when it has been starting for too long."""
-        return self._states[replica.replica_id]
+        return self._other_states.get(replica.replica_id, replica.state)
 
     @cached_property
-    def _states(self) -> dict[str, ReplicaState]:
-        return {replica.replica_id: self._state(replica) for replica in self.snapshot.replicas}
-
-    def _state(self, replica: Replica) -> ReplicaState:
-        if replica.state is ReplicaState.FAILED:
-            return replica.state
-        if replica.replica_id in self.stopping or replica.replica_id in self._draining:
-            return ReplicaState.DRAINING
-        age_ms = self.snapshot.now_ms - replica.since_ms
-        if replica.state is ReplicaState.STARTING and age_ms > STARTS_LATE * self._policy.start_ms:
-            return ReplicaState.FAILED
-        return replica.state
+    def _other_states(self) -> dict[str, ReplicaState]:
+        """Where it is not the one that the runtime says."""
+        leaving = self.stopping | self._draining
+        late_ms = self.snapshot.now_ms - STARTS_LATE * self._policy.start_ms
+        found = {}
+        for replica in self.snapshot.replicas:
+            state = replica.state
+            if state is ReplicaState.READY and not leaving:
+                continue
+            if state is not ReplicaState.FAILED and replica.replica_id in leaving:
+                found[replica.replica_id] = ReplicaState.DRAINING
+            elif state is ReplicaState.STARTING and replica.since_ms < late_ms:
+                found[replica.replica_id] = ReplicaState.FAILED
+        return found
 
     @cached_property
     def by_state(self) -> dict[ReplicaState, list[Replica]]:
         """The listed replicas by state."""
         found: dict[ReplicaState, list[Replica]] = {state: [] for state in ReplicaState}
+        others, ready = self._other_states, found[ReplicaState.READY]
         for replica in self.snapshot.replicas:
-            found[self.state(replica)].append(replica)
+            if replica.state is ReplicaState.READY and not others:
+                ready.append(replica)
+            else:
+                found[self.state(replica)].append(replica)
         return found
 
     @cached_property
@@ -140,19 +147,24 @@ class Observed:
     def live_by_zone(self) -> Counter[str]:
         """Replicas that serve or will, by zone: starting or ready, on a node that is still there to stay."""
         live = self.by_state[ReplicaState.STARTING] + self.by_state[ReplicaState.READY]
-        found = Counter(replica.zone for replica in live if self.has_node(replica.node_id))
+        standing = self.standing
+        found = Counter([one.zone for one in live if standing is None or one.node_id in standing])
         found.update(spec.zone for spec in self.starts_in_flight)
         return found
 
     def has_node(self, node_id: str) -> bool:
         """Whether the node is listed and stays; true when the list is too old to tell."""
-        return self._standing is None or node_id in self._standing
+        return self.standing is None or node_id in self.standing
 
     @cached_property
-    def _standing(self) -> frozenset[str] | None:
-        if self.is_stale("nodes"):
-            return None
-        gone = (n.node_id for n in self.snapshot.nodes if n.reclaim_ms or n.state is NodeState.RELEASING)
+    def standing(self) -> frozenset[str] | None:
+        """The nodes that are listed and stay; None when the list is too old to tell."""
+        return None if self.is_stale("nodes") else self._on_list
+
+    @cached_property
+    def _on_list(self) -> frozenset[str]:
+        """The listed nodes that stay."""
+        gone = [n.node_id for n in self.snapshot.nodes if n.reclaim_ms or n.state is NodeState.RELEASING]
         return frozenset(self.nodes).difference(gone, self._releasing)
 
     @cached_property

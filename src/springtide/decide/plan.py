@@ -43,6 +43,7 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
     seen = zones.conclude(observed, policy)
     hold = wanted.hold or seen.suspect
     limit = line.limit(snapshot, policy)
+    ahead_ms = autoscale.ahead_ms(snapshot, policy)
     procured = _place(wanted, observed, policy, seen, limit)
     placement = procured.placement
     release = rollout.advance(Revisions(observed, policy, snapshot.rollout, seen), policy, placement.total)
@@ -56,8 +57,8 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
     reasons, alerts = _said(observed, placement, reconciler, revisions)
     of_line = line.said(snapshot, policy, limit)
     alerts += [*of_line, *procured.alerts]
-    steps = (*steps, *_keep(observed, policy, len(steps)))
-    alerts += unkept(observed, policy, procured, wanted.replicas, autoscale.ahead_ms(snapshot, policy))
+    steps = (*steps, *_keep(observed, policy, len(steps), ahead_ms))
+    alerts += unkept(observed, policy, procured, wanted.replicas, ahead_ms)
     if capacity.limit:
         alerts.append(f"more replicas bring no throughput: {capacity.limit} is the limit")
     return Plan(
@@ -78,11 +79,11 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
     )
 
 
-def _keep(observed: Observed, policy: FleetPolicy, steps: int) -> tuple[KeepNodes, ...]:
+def _keep(observed: Observed, policy: FleetPolicy, steps: int, ahead_ms: int) -> tuple[KeepNodes, ...]:
     """What the cloud has to be told to keep for longer, where there is room for one action more."""
     if steps >= policy.actions_max or not policy.release_after_ms or observed.is_stale("replicas"):
         return ()
-    return keeps(observed, policy, autoscale.ahead_ms(observed.snapshot, policy))
+    return keeps(observed, policy, ahead_ms)
 
 
 def _place(wanted: Wanted, observed: Observed, policy: FleetPolicy, seen: Conclusions, limit: LineLimit) -> Procured:

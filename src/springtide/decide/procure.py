@@ -21,6 +21,10 @@ NEEDED_PART = 0.5
 """A scheduled purchase is ordered if at least this part of it is missing; for less, the cheapest will do."""
 
 
+ROUNDS = 4
+"""How often in a tick the cheapest is looked for: again where zones may not have all that was found in them."""
+
+
 class Procured(msgspec.Struct, frozen=True):
     """The placement, the purchases that it needs, and what a person has to know.
 
@@ -44,8 +48,13 @@ class Buyer:
         self._supply = supply
         self._snapshot = supply.snapshot
         self.in_sight_ms = supply.snapshot.now_ms + ahead_ms
-        self._release_at_ms = release_at_ms(supply.snapshot, supply.policy, ahead_ms)
         self._release_after_ms = supply.policy.release_after_ms
+        self._release_at_ms = release_at_ms(supply.snapshot, supply.policy, ahead_ms)
+        if self._release_after_ms:
+            # What comes in place of a scheduled purchase is for the same event.
+            now_ms = supply.snapshot.now_ms
+            ends = (p.needed_until_ms for p in supply.snapshot.purchases if p.ordered or p.order_ms <= now_ms)
+            self._release_at_ms = max(self._release_at_ms, max(ends, default=0) + self._release_after_ms)
         self._spend_max = supply.policy.spend_max_fen_per_h
         self.rents: list[RentNodes] = []
         self.refused: list[str] = []
@@ -155,20 +164,27 @@ def _buy(wanted: int, supply: Supply, buyer: Buyer, budget: Budget | None, *, bu
     more = {zone.name: supply.buyable(zone) if buys else 0 for zone in supply.zones}
     could = open_slots(observed, policy, {name: slots + more[name] for name, slots in buyer.have.items()})
     first = place(wanted, zones, policy, down, Offered(could, supply.prices_or_offers, "all offers together"), budget)
-    cap = first.total - first.promised if first.promised else first.total
+    # More than this in one zone would not keep the failure budget.
+    cap = first.total - first.promised if first.promised else None
     room = open_slots(observed, policy, buyer.have)
     cloud = [zone.name for zone in supply.zones if zone.name not in down]
     in_cloud = sum(first.by_zone[name] for name in cloud)
-    missing = in_cloud - sum(min(room[name], cap) for name in cloud)
+    missing = in_cloud - sum(room[name] if cap is None else min(room[name], cap) for name in cloud)
     later = _later(wanted, missing, supply, buyer.in_sight_ms)
     missing += buyer.planned - sum(later.values())
     limits: tuple[str, ...] = ()
     missing = buyer.take_due(missing) if buys else 0
-    if missing > 0:
-        share = min(1.0, cap / in_cloud) if first.promised and in_cloud else 1.0
-        found = supply.cheapest(missing, buyer.rents, share)
-        buyer.take(found, f"{in_cloud} replicas wanted in the cloud, {missing} more than what is there or coming takes")
+    share = min(1.0, cap / in_cloud) if cap is not None and in_cloud else 1.0
+    reason = f"{in_cloud} replicas wanted in the cloud, {missing} more than what is there or coming takes"
+    for _ in range(ROUNDS):
+        if missing <= 0:
+            break
+        found, before = supply.cheapest(missing, buyer.rents, share), len(buyer.rents)
+        buyer.take(found, reason)
         limits = found.limits if found.short_cores else ()
+        missing -= sum(supply.slots(buyer.rents[before:]).values())
+        if len(buyer.rents) == before:
+            break
     _add(buyer.have, later)
     said = f"the cloud's offers: {'; '.join(limits) or 'no more can be had now'}"
     room = open_slots(observed, policy, buyer.have)

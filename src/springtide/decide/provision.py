@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from springtide.decide.provision_greedy import (
+    by_fit,
     by_price,
     by_price_fill,
     fill,
@@ -23,7 +24,7 @@ from springtide.decide.provision_greedy import (
 )
 from springtide.decide.provision_limits import limits
 from springtide.decide.provision_problem import EPSILON, ROUNDING, Problem, build
-from springtide.decide.provision_solve import GAP, most, most_whole, relax, search
+from springtide.decide.provision_solve import GAP, closed_at, most, most_whole, relax, search
 from springtide.model import Offer, Provision, ProvisionNeed, Purchase, Quota
 
 
@@ -68,26 +69,29 @@ def repair(before: Provision, need: ProvisionNeed, offers: Sequence[Offer], quot
     """The whole plan for a need as things are now, which keeps what of `before` can still be had.
 
     Only what is missing is bought elsewhere, as cheaply as the relaxation finds; there is no search in whole machines,
-    so it is quick. The plan is made anew where the need cannot be met with what was kept.
+    so it is quick. The plan is made anew only where more cores can be had without what was kept.
     """
     problem = build(need, offers, quotas)
     kept = _kept(problem, before)
     target = problem.target
+    filled = fill(problem, target, by_price(problem), start=kept)
     free = relax(problem, target)
-    if free is None:
-        counts, bound = _planned(problem, [reached(problem, by_price_fill), kept])
-        return _result(problem, counts, bound, None)
-    plans = [kept, fill(problem, target, by_price(problem), start=kept)]
-    if problem.replicas(kept) < target and (around := relax(problem, target, kept)) is not None:
-        plans.append(_rounded(problem, target, around.machines))
-    counts = _best(problem, target, plans)
-    if counts is None:
-        plans = [reached(problem, by_price_fill), _rounded(problem, target, free.machines)]
-        counts = _best(problem, target, plans)
-    if counts is None:
-        counts, bound = _planned(problem, plans)
-        return _result(problem, counts, bound, None)
-    return _result(problem, counts, free.bound, None)
+    if free is not None:
+        plans = [kept, filled]
+        if problem.replicas(kept) < target and (around := relax(problem, target, kept)) is not None:
+            plans += _rounded(problem, target, around.machines)
+        mended = _best(problem, target, plans)
+        if mended is None:
+            plans = [reached(problem, by_price_fill), *_rounded(problem, target, free.machines)]
+            mended = _best(problem, target, plans)
+        if mended is not None:
+            return _result(problem, mended, free.bound, None)
+    counts, bound = _planned(problem, [reached(problem, by_price_fill), kept, filled])
+    cores = problem.cores(problem.replicas(counts))
+    for plan in (kept, filled):
+        if problem.feasible(plan) and problem.cores(problem.replicas(plan)) >= cores:
+            return _result(problem, trimmed(problem, problem.needed(cores), plan), bound, None)
+    return _result(problem, counts, bound, None)
 
 
 def _planned(problem: Problem, candidates: Iterable[Sequence[int]]) -> tuple[Sequence[int], float]:
@@ -100,7 +104,7 @@ def _planned(problem: Problem, candidates: Iterable[Sequence[int]]) -> tuple[Seq
     for relaxed in most(problem):
         if problem.replicas(best) >= math.floor(relaxed.replicas):
             break
-        plans = [_rounded(problem, math.floor(relaxed.replicas), relaxed.machines), best]
+        plans = [*_rounded(problem, math.floor(relaxed.replicas), relaxed.machines), best]
         best = _largest(problem, plans)
         if problem.replicas(best) < math.floor(relaxed.replicas):
             found = most_whole(problem, relaxed, best)
@@ -108,7 +112,11 @@ def _planned(problem: Problem, candidates: Iterable[Sequence[int]]) -> tuple[Seq
             if not found:
                 continue
         break
-    planned = _optimal(problem, problem.replicas(best), [*candidates, best])
+    replicas = problem.replicas(best)
+    fewest = problem.needed(problem.cores(replicas))
+    if closed_at(problem, fewest) == closed_at(problem, replicas):
+        replicas = fewest  # as many whole cores, where a replica takes part of one
+    planned = _optimal(problem, replicas, [*candidates, best])
     return planned if planned is not None else (best, 0.0)
 
 
@@ -119,7 +127,7 @@ def _optimal(problem: Problem, target: int, candidates: Sequence[Sequence[int]])
     relaxed = relax(problem, target)
     if relaxed is None:
         return None
-    best = _best(problem, target, [*candidates, _rounded(problem, target, relaxed.machines)])
+    best = _best(problem, target, [*candidates, *_rounded(problem, target, relaxed.machines)])
     if best is not None and problem.cost(best) - relaxed.bound <= GAP * problem.cost(best):
         return best, relaxed.bound
     searched = search(problem, target, relaxed, best)
@@ -128,12 +136,15 @@ def _optimal(problem: Problem, target: int, candidates: Sequence[Sequence[int]])
     return None if best is None else (best, searched.bound)
 
 
-def _rounded(problem: Problem, target: int, machines: Sequence[float]) -> Sequence[int]:
-    """A plan in fractions, rounded down and filled up by price."""
+def _rounded(problem: Problem, target: int, machines: Sequence[float]) -> list[Sequence[int]]:
+    """A plan in fractions, rounded down and filled up by price; where a quota leaves too little for that, by fit."""
     start = [
         min(column.stock, math.floor(count + EPSILON)) for column, count in zip(problem.columns, machines, strict=True)
     ]
-    return fill(problem, target, by_price(problem), start=start)
+    by_price_filled = fill(problem, target, by_price(problem), start=start)
+    if problem.replicas(by_price_filled) >= target:
+        return [by_price_filled]
+    return [by_price_filled, fill(problem, target, by_fit(problem), start=start)]
 
 
 def _kept(problem: Problem, before: Provision) -> Sequence[int]:

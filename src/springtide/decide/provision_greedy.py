@@ -10,6 +10,9 @@ Way = Callable[[Problem, int], list[int]]
 OVERBUY_TRIES = 12
 """Doublings of what is bought beyond the need, where only more machines in more zones keep the spread."""
 
+SEARCH_PART = 1_000
+"""How closely the most that can be had is searched for: to one part in so many."""
+
 
 class Filling:
     """Machines taken so far, and the room they leave in each row if `target` replicas are bought in the end."""
@@ -56,6 +59,18 @@ def by_price(problem: Problem) -> list[int]:
     """The columns by price of a replica, the cheapest first."""
     columns = problem.columns
     return sorted(range(len(columns)), key=lambda index: columns[index].order_price / columns[index].replicas)
+
+
+def by_fit(problem: Problem) -> list[int]:
+    """The columns by cores of a machine for a replica, those that waste none first; of equal ones by price."""
+    columns = problem.columns
+    return sorted(
+        range(len(columns)),
+        key=lambda index: (
+            columns[index].offer.cores / columns[index].replicas,
+            columns[index].order_price / columns[index].replicas,
+        ),
+    )
 
 
 def fill(
@@ -147,13 +162,13 @@ def reached(problem: Problem, way: Way) -> list[int]:
         counts = way(problem, more)
         if problem.replicas(counts) >= target and problem.feasible(counts):
             return trimmed(problem, target, counts)
-    low, high = 0, min(got, target - 1)
     best = [0] * len(problem.columns)
-    while low < high:
+    low, high = 0, min(got, target - 1)
+    while high - low > low // SEARCH_PART:
         middle = (low + high + 1) // 2
         counts = way(problem, middle)
-        if problem.replicas(counts) >= middle:
-            best, low = counts, max(middle, min(high, problem.replicas(counts)))
+        if problem.feasible(counts):
+            best, low = max(best, counts, key=problem.replicas), middle
         else:
             high = middle - 1
     return best

@@ -17,13 +17,14 @@ def limits(problem: Problem, counts: Sequence[int]) -> tuple[str, ...]:
             exhausted += 1
         else:
             blocking |= {row for row, weight in column.rows if not state.fits(row, weight, column.replicas)}
-    words = [*_left_out(problem), *_rows(problem, counts, blocking)]
+    words = _rows(problem, counts, blocking)
     if exhausted:
         machines = sum(column.stock for index, column in enumerate(problem.columns) if counts[index] >= column.stock)
         words.append(
             f"stock: {_offers(exhausted)} have no more ({machines:,} machines are all taken): "
             "allow more types or zones, or wait until stock returns"
         )
+    words += _left_out(problem)
     if not words:
         words.append("offers: there is nothing to rent: name types and zones that can be had")
     return tuple(words)

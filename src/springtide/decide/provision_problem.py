@@ -103,6 +103,10 @@ class Problem(msgspec.Struct, frozen=True):
         """Whole cores that so many replicas use."""
         return math.floor(replicas * self.need.replica_cores + EPSILON)
 
+    def needed(self, cores: int) -> int:
+        """The fewest replicas that use so many cores."""
+        return _needed(self.need, cores)
+
     def used(self, counts: Sequence[int]) -> list[float]:
         """The sum of each row."""
         used = [0.0] * len(self.rows)
@@ -143,7 +147,7 @@ def build(need: ProvisionNeed, offers: Sequence[Offer], quotas: Sequence[Quota])
     """
     if need.replica_cores <= 0:
         raise ValueError(f"replica_cores is {need.replica_cores}: a replica needs more than 0 cores")
-    target = max(0, math.ceil(need.cores / need.replica_cores - EPSILON))
+    target = _needed(need, need.cores)
     fitting, left_out = _fitting(need, offers)
     rows = _rows(need, fitting, quotas)
     per_replica = sorted(offer.price_fen_per_h / replicas for offer, replicas, _ in fitting)
@@ -161,6 +165,10 @@ def build(need: ProvisionNeed, offers: Sequence[Offer], quotas: Sequence[Quota])
         its_rows = tuple([(index, weights[counts]) for index, counts in rows_of[place]])
         columns.append(Column(offer, replicas, stock, its_rows, offer.price_fen_per_h + tie))
     return Problem(need, target, tuple(columns), rows, left_out)
+
+
+def _needed(need: ProvisionNeed, cores: int) -> int:
+    return max(0, math.ceil(cores / need.replica_cores - EPSILON))
 
 
 def _fitting(need: ProvisionNeed, offers: Sequence[Offer]) -> tuple[list[tuple[Offer, int, int]], dict[str, int]]:

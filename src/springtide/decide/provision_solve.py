@@ -81,15 +81,14 @@ def relax(problem: Problem, target: int, lower: Sequence[int] | None = None) -> 
 
 
 def search(problem: Problem, target: int, relaxed: Relaxed, best: Sequence[int] | None) -> Searched:
-    """The cheapest plan in whole machines for so many replicas; `bound` inf: there is none.
+    """The cheapest plan in whole machines for so many replicas; `bound` inf: there is none. `best` is a known plan.
 
-    With the cost of a plan at hand, columns that no cheaper plan can use, or leave unused, are fixed first (reduced
-    cost fixing).
+    With its cost at hand, columns that no cheaper plan can use, or leave unused, are fixed first (reduced cost fixing).
     """
+    worst = math.inf if best is None else problem.cost(best)
     closed = closed_at(problem, target)
     upper = _upper(problem, closed)
     lower = [0] * len(upper)
-    worst = math.inf if best is None else problem.cost(best)
     slack = (worst - relaxed.bound) * (1 + ROUNDING) + EPSILON
     for index, reduced in enumerate(relaxed.reduced):
         if reduced > slack:
@@ -102,8 +101,7 @@ def search(problem: Problem, target: int, relaxed: Relaxed, best: Sequence[int] 
     found = _whole(problem, highs)
     if found is not None and problem.replicas(found) < target:
         found = None
-    bound = _search_bound(highs)
-    return Searched(found, max(relaxed.bound, min(worst, bound)))
+    return Searched(found, max(relaxed.bound, min(worst, _search_bound(highs))))
 
 
 def most(problem: Problem) -> Iterator[Most]:
@@ -196,6 +194,7 @@ def _solver(model: _Model) -> "highspy.Highs":
         ("parallel", "off"),
         ("random_seed", 0),
         ("mip_rel_gap", 0.0 if model.sum_cost else GAP),
+        ("mip_abs_gap", 1 - EPSILON if model.sum_cost else EPSILON),  # the most replicas are a whole number
         ("mip_max_nodes", NODES_MAX),
     ):
         highs.setOptionValue(option, value)

@@ -32,6 +32,9 @@ GRID_MAX = 1_000
 NEGLIGIBLE = 1e-11
 """Terms below this are left out, which understates a probability by less than their number times this."""
 
+CERTAINLY_NOT = 1e-15
+"""A probability below this is 0."""
+
 _Z99 = NormalDist().inv_cdf(0.99)
 _MS_PER_H = 3_600_000
 
@@ -80,14 +83,24 @@ def late_share(batch: Batch, at_ms: float, odds: Odds, delay_ms: float = 0.0) ->
 
 def probability(batches: Sequence[Batch], wanted: int, at_ms: float, odds: Odds) -> float:
     """The probability that at least `wanted` of the machines' units serve at `at_ms`."""
+    return _probability(batches, wanted, at_ms, odds, CERTAINLY_NOT)
+
+
+def is_sure(batches: Sequence[Batch], wanted: int, at_ms: float, odds: Odds, asked: float) -> bool:
+    """Whether that probability is as high as is asked for: the same, and quicker where it is far from it."""
+    return _probability(batches, wanted, at_ms, odds, asked) >= asked
+
+
+def _probability(batches: Sequence[Batch], wanted: int, at_ms: float, odds: Odds, asked: float) -> float:
+    """The probability, or 0 where it is proven to be below what is asked for."""
     spare = sum(batch.machines * batch.units for batch in batches) - wanted
     if wanted <= 0 or spare < 0:
         return 1.0 if wanted <= 0 else 0.0
     counted = sorted((batch for batch in batches if batch.machines and batch.units), key=lambda batch: batch.zone)
     shares = [(late_share(batch, at_ms, odds), _spilled_share(batch, at_ms, odds)) for batch in counted]
-    if _hopeless(counted, shares, spare):
+    if _is_below(asked, counted, shares, spare):
         return 0.0
-    unit = max(math.gcd(*(batch.units for batch in counted)), math.ceil(spare / GRID_MAX))
+    unit = _unit(counted, spare)
     steps = spare // unit
     late = _Late(0, [1.0])
     for _, group in groupby(zip(counted, shares, strict=True), key=lambda one: one[0].zone):
@@ -98,6 +111,17 @@ def probability(batches: Sequence[Batch], wanted: int, at_ms: float, odds: Odds)
             late = _added(late, _late_machines(batch, share, steps // size), size, steps)
         late = _or_lost(late, before, lost, steps, odds.zone_lost)
     return min(1.0, math.fsum(late.shares))
+
+
+def _unit(batches: Sequence[Batch], spare: int) -> int:
+    """How much one step is: what all sizes are multiples of, or, beyond `GRID_MAX` steps, what fits them best."""
+    common, least = math.gcd(*(batch.units for batch in batches)), math.ceil(spare / GRID_MAX)
+    if common >= least:
+        return common
+    sizes = {batch.units for batch in batches}
+    return min(
+        range(least, 2 * least + 1), key=lambda unit: max(math.ceil(size / unit) * unit / size for size in sizes)
+    )
 
 
 class _Late(msgspec.Struct, frozen=True):
@@ -112,17 +136,17 @@ def _spilled_share(batch: Batch, at_ms: float, odds: Odds) -> float:
     return 1.0 if batch.spill_ms is None else late_share(batch, at_ms, odds, batch.spill_ms)
 
 
-def _hopeless(batches: Sequence[Batch], shares: Sequence[tuple[float, float]], spare: int) -> bool:
-    """Whether the probability is below e^-40, by Chernoff's bound for the lower tail of a sum that is not negative.
+def _is_below(asked: float, batches: Sequence[Batch], shares: Sequence[tuple[float, float]], spare: int) -> bool:
+    """Whether the probability is below `asked`, by Chernoff's bound for the lower tail of a sum that is not negative.
 
-    `P(X <= E[X] - t) <= exp(-t² / 2 Σ E[Xi²])`; being out of stock only makes it less.
+    `P(X <= E[X] - t) <= exp(-t² / 2 Σ E[Xi²])`; that offers are out of stock and zones lost only makes it less.
     """
     mean = square = 0.0
     for batch, (known, spilled) in zip(batches, shares, strict=True):
         expected = batch.machines * batch.units * min(known, spilled)
         mean += expected
         square += expected * batch.units
-    return mean > spare and (mean - spare) ** 2 > 80.0 * square
+    return mean > spare and (mean - spare) ** 2 > -2.0 * math.log(asked) * square
 
 
 def _late_machines(batch: Batch, share: tuple[float, float], most: int) -> list[float]:

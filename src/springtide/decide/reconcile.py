@@ -210,6 +210,9 @@ class Reconciler:
 
     def _drains(self) -> tuple[list[DrainReplica], frozenset[str]]:
         """Surplus replicas, as long as what is wanted serves without them; and which are a stage of scaling in."""
+        candidates = list(self._surplus())
+        if not candidates:
+            return [], frozenset()
         ready = self._observed.by_state[ReplicaState.READY]
         # A zone that returns has little traffic yet: nobody's place can be taken by what is there.
         relied_on = {r.replica_id for r in ready if r.zone not in self._not_up and self._revisions.counts(r)}
@@ -220,7 +223,7 @@ class Reconciler:
         drains: list[DrainReplica] = []
         staged: set[str] = set()
         seen: set[str] = set()
-        for replica, reason, is_stage in self._surplus():
+        for replica, reason, is_stage in candidates:
             if replica.replica_id in seen or replica.zone in self._silent:
                 continue
             relied, serves = replica.replica_id in relied_on, replica.replica_id in serving
@@ -248,21 +251,24 @@ class Reconciler:
         Those whose node is gone, those of another revision, those of zones that are drained, the cloud's (dearest zone
         first), the IDC's.
         """
-        on_nodes: dict[str, list[Replica]] = {zone.name: [] for zone in self._snapshot.zones}
-        for replica in self._observed.by_state[ReplicaState.READY]:
-            if replica.zone in on_nodes and self._observed.has_node(replica.node_id):
-                on_nodes[replica.zone].append(replica)
-            else:
+        ready, standing = self._observed.by_state[ReplicaState.READY], self._observed.standing
+        on_nodes = ready if standing is None else [r for r in ready if r.node_id in standing]
+        counts = Counter([replica.zone for replica in on_nodes])
+        if len(on_nodes) < len(ready) or counts.keys() - self._slots.keys():
+            for replica in ready:
+                if replica.zone in self._slots and self._observed.has_node(replica.node_id):
+                    continue
                 leaves = replica.node_id in self._observed.reclaimed
                 yield replica, f"node {replica.node_id} {'will be taken away' if leaves else 'is gone'}", False
-        surplus = {name: len(found) - self._placement.by_zone[name] for name, found in on_nodes.items()}
+        surplus = {name: counts[name] - self._placement.by_zone[name] for name in self._slots}
         yield from self._outdated(surplus)
         for zone in sorted([*reversed(self._cloud()), *self._idc()], key=lambda zone: zone.name not in self._drained):
             count = surplus[zone.name]
             if count > 0 and zone.name not in self._kept:
                 drained = zone.name in self._drained
                 reason = f"{count} more than the {self._placement.by_zone[zone.name]} wanted in {zone.name}"
-                for replica in self._first_to_go(on_nodes[zone.name])[:count]:
+                here = [replica for replica in on_nodes if replica.zone == zone.name]
+                for replica in self._first_to_go(here)[:count]:
                     if self._revisions.is_coming(replica):
                         continue
                     yield replica, f"zone {zone.name} is to be emptied" if drained else reason, not drained
@@ -327,10 +333,12 @@ class Reconciler:
                 yield ReleaseNode(node.node_id, zone.name, f"runs nothing; {zone.name} needs {needed} nodes")
 
     def _releases_of(self, supply: Supply, starting_on: Collection[str]) -> Iterable[ReleaseNode]:
-        """Empty nodes, the dearest zone's first, as long as enough is left for what is placed and what is planned."""
+        """Empty nodes, the dearest zone's first, as long as enough is left for what is placed and what is planned.
+
+        What is on order does not count: less of it may come.
+        """
         observed, cordoned = self._observed, self._snapshot.cordoned
-        have = {zone.name: supply.there[zone.name] + supply.on_order[zone.name] for zone in supply.zones}
-        over = {name: count - self._placement.by_zone[name] for name, count in have.items()}
+        over = {name: count - self._placement.by_zone[name] for name, count in supply.there.items()}
         left = sum(over.values()) - self._held
         if left <= 0 and not observed.reclaimed and not cordoned:
             return
@@ -374,29 +382,30 @@ class _Room:
         self._observed = observed
         self._policy = policy
         self._nodes = nodes
-        self._open: dict[str, list[tuple[int, int, str, int, Node]]] = {}
+        self._open: dict[str, list[tuple[int, float, int, str, int, Node]]] = {}
 
     def take(self, zone: Zone) -> Node | None:
-        """In the cloud the fullest node, so that whole nodes fall free later; in the IDC the emptiest."""
+        """In the cloud the fullest and cheapest node, so that whole ones fall free later; in the IDC the emptiest."""
         sign = -1 if zone.kind is ZoneKind.CLOUD else 1
         found = self._open.get(zone.name)
         if found is None:
             found = self._open[zone.name] = self._list(zone, sign)
         if not found:
             return None
-        taken, since_ms, name, slots, node = heappop(found)
+        taken, price, since_ms, name, slots, node = heappop(found)
         if sign * taken + 1 < slots:
-            heappush(found, (taken + sign, since_ms, name, slots, node))
+            heappush(found, (taken + sign, price, since_ms, name, slots, node))
         return node
 
-    def _list(self, zone: Zone, sign: int) -> list[tuple[int, int, str, int, Node]]:
-        """A heap of the nodes with room: what is taken of each, how old it is, its id, its room."""
+    def _list(self, zone: Zone, sign: int) -> list[tuple[int, float, int, str, int, Node]]:
+        """A heap of the nodes with room: what is taken of each, its price, how old it is, its id, its room."""
         taken, cordoned = self._observed.occupied, self._observed.snapshot.cordoned
         found = []
         for node in self._nodes[zone.name]:
             if node.state is NodeState.READY and node.node_id not in cordoned:
                 slots = slots_of(self._observed, node, self._policy)
                 if taken[node.node_id] < slots:
-                    found.append((sign * taken[node.node_id], node.since_ms, node.node_id, slots, node))
+                    price = node.price_fen_per_h / node.cores
+                    found.append((sign * taken[node.node_id], price, node.since_ms, node.node_id, slots, node))
         heapify(found)
         return found

@@ -45,13 +45,18 @@ class Revisions:
     @cached_property
     def old(self) -> list[Replica]:
         """Ready replicas that should be replaced and can be: not where operators or silence forbid it."""
-        ready = self._observed.by_state[ReplicaState.READY]
-        return [r for r in ready if self.is_old(r) and r.zone not in self._down and r.zone not in self._staying]
+        if not self._wants:
+            return []
+        ready, target, unnamed = self._observed.by_state[ReplicaState.READY], self.target, self._unnamed
+        others = [r for r in ready if (r.revision or unnamed) != target]
+        return [r for r in others if r.zone not in self._down and r.zone not in self._staying]
 
     @cached_property
     def waiting(self) -> dict[str, int]:
         """Old replicas by zone that have to stay for now."""
         found: dict[str, int] = {}
+        if not self._staying:
+            return found
         for replica in self._observed.by_state[ReplicaState.READY] + self._observed.by_state[ReplicaState.STARTING]:
             if self.is_old(replica) and replica.zone not in self._down and replica.zone in self._staying:
                 found[replica.zone] = found.get(replica.zone, 0) + 1
@@ -74,7 +79,10 @@ class Revisions:
     def coming(self) -> int:
         """Replicas of the wanted revision that have not proven themselves yet, and those that are about to start."""
         live = self._observed.by_state[ReplicaState.STARTING] + self._observed.by_state[ReplicaState.READY]
-        unproven = sum(not self.is_old(r) and not self.is_proven(r) and r.zone not in self._down for r in live)
+        serving = self._observed.serving if self._observed.healthy is not None else frozenset[str]()
+        proven_ms = self.now_ms - self._policy.stale_ms
+        unsure = [r for r in live if r.since_ms > proven_ms or r.replica_id not in serving]
+        unproven = sum(not self.is_old(r) and not self.is_proven(r) and r.zone not in self._down for r in unsure)
         return unproven + sum(spec.revision == self.target for spec in self._observed.starts_in_flight)
 
     @cached_property

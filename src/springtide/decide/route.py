@@ -20,9 +20,9 @@ def zone_weights(
     observed: Observed, leaving: Collection[str], shares: Mapping[str, float] = MappingProxyType({})
 ) -> dict[str, int]:
     """The weight of each zone: that of its replicas which serve and are not `leaving`, times the zone's share."""
-    serving: Counter[str] = Counter()
-    for replica in observed.by_state[ReplicaState.READY]:
-        serving[replica.zone] += observed.serves(replica) and replica.replica_id not in leaving
+    serves = observed.serving.difference(leaving)
+    ready = observed.by_state[ReplicaState.READY]
+    serving = Counter([replica.zone for replica in ready if replica.replica_id in serves])
     names = [zone.name for zone in observed.snapshot.zones]
     return {name: serving[name] * _weight(shares.get(name, 1.0)) for name in names}
 
@@ -44,21 +44,33 @@ def endpoints(
     """
     if observed.is_stale("replicas"):
         return observed.snapshot.endpoints
-    given = {endpoint.replica_id: endpoint.weight for endpoint in observed.snapshot.endpoints}
+    given = {endpoint.replica_id: endpoint for endpoint in observed.snapshot.endpoints}
     takes = {r.replica_id for r in observed.by_state[ReplicaState.READY] if r.replica_id not in leaving}
-    # The port of a dead replica may be a live one's by now; no balancer takes one address twice.
-    taken = {(r.host, r.port) for r in observed.snapshot.replicas if r.replica_id in takes}
+    weights = {zone.name: _weight(shares.get(zone.name, 1.0)) for zone in observed.snapshot.zones}
+    taken: set[tuple[str, int]] | None = None
     listed = []
+    changed = False
     for replica in observed.snapshot.replicas:
-        before = given.get(replica.replica_id)
         if not replica.port:
             continue
+        before = given.get(replica.replica_id)
         stays = frozen and replica.zone not in thawed
         if replica.replica_id in takes:
-            weight = before if stays and before is not None else _weight(shares.get(replica.zone, 1.0))
-            listed.append(_endpoint(replica, weight))
-        elif before is not None and (replica.host, replica.port) not in taken:
-            listed.append(_endpoint(replica, before if stays else 0))
+            weight = before.weight if stays and before is not None else weights.get(replica.zone, ENDPOINT_WEIGHT)
+        elif before is None:
+            continue
+        else:
+            # The port of a dead replica may be a live one's by now; no balancer takes one address twice.
+            if taken is None:
+                taken = {(r.host, r.port) for r in observed.snapshot.replicas if r.replica_id in takes}
+            if (replica.host, replica.port) in taken:
+                continue
+            weight = before.weight if stays else 0
+        if before is None or (before.weight, before.port, before.host) != (weight, replica.port, replica.host):
+            before, changed = _endpoint(replica, weight), True
+        listed.append(before)
+    if not changed and len(listed) == len(observed.snapshot.endpoints):
+        return observed.snapshot.endpoints
     return tuple(sorted(listed, key=lambda endpoint: (endpoint.zone, endpoint.replica_id)))
 
 

@@ -60,7 +60,7 @@ def event_plan(
         hours=cost / plan.provision.cost_fen_per_h if plan.provision.cost_fen_per_h else 0.0,
         provision=msgspec.structs.replace(plan.provision, purchases=plan.table.purchases),
         milestones=tuple(_milestones(need, plan, market, missing)),
-        risks=tuple(risk.text for risk in found),
+        risks=tuple(risk.text for risk in found if risk.missing_cores or risk.kind == "line"),
         cost_fen=cost,
         spare_cores=max(0, plan.provision.cores - need.rented_cores),
         breaks=found,
@@ -114,7 +114,7 @@ def _refusals(
         return
     if never:
         yield (
-            f"at best it is ready in time with probability {plan.probability:.4f}, and {need.probability:g} is asked "
+            f"at best it is ready in time with probability {plan.probability:.9g}, and {need.probability:.9g} is asked "
             "for: allow more zones and types, a smaller spot share, or more cores than are for rent here"
         )
     else:

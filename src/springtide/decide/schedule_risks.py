@@ -17,6 +17,9 @@ TYPES_MAX = 5
 Mend = Callable[[Provision, ProvisionNeed, Sequence[Offer], Sequence[Quota]], Provision]
 """What plans again, keeping what can be kept: `repair`."""
 
+WITHIN_MS = 6_000
+"""How exactly a delay is found: to a tenth of a minute, as it is told."""
+
 _MS_PER_MIN = 60_000
 
 
@@ -94,7 +97,7 @@ def _late_ms(planning: Planning, kept: Sequence[Dated], mended: Provision, since
     need = msgspec.structs.replace(planning.need, cores=planning.need.cores - short)
     added = _added(kept, mended)
     table = timetable(need, added, planning.market.offers, LATE_MIN, Moment(need.wanted_ms, since_ms))
-    ready = ready_ms(need, [*(one.batch for one in kept), *table.batches], need.wanted_ms)
+    ready = ready_ms(need, [*(one.batch for one in kept), *table.batches], need.wanted_ms, WITHIN_MS)
     if ready is None:  # not with the probability asked for: when all that was ordered should be there
         ready = max((one.ready_ms for one in table.purchases), default=need.wanted_ms)
     return max(0, ready - need.wanted_ms)
@@ -160,5 +163,5 @@ def _late_image_ms(planning: Planning, left: EventNeed, warm_done_ms: int) -> in
     for one in planning.plan.table.dated:
         earliest = warm_done_ms + one.batch.after_ms if left.image.size_bytes else 0
         batches.append(msgspec.structs.replace(one.batch, not_before_ms=max(one.batch.not_before_ms, earliest)))
-    ready = ready_ms(left, batches, left.wanted_ms)
+    ready = ready_ms(left, batches, left.wanted_ms, WITHIN_MS)
     return 0 if ready is None else ready - left.wanted_ms

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from springtide.decide.provision import cheapest
-from springtide.decide.readiness import probability
+from springtide.decide.readiness import is_sure, probability
 from springtide.decide.schedule_steps import (
     Moment,
     Timetable,
@@ -26,6 +26,9 @@ WORSE_MAX = 2
 
 SOLVED_MAX = 4
 """So many purchases with spare machines are looked for, at most."""
+
+WORTH_MS = 10_000
+"""More machines are worth it to a plan that is late if it is then ready sooner by at least this."""
 
 Solve = Callable[[ProvisionNeed, Sequence[Offer], Sequence[Quota]], Provision]
 """What finds the purchases: `provision`, or it with a clock beside it."""
@@ -80,11 +83,12 @@ def with_spare(need: EventNeed, market: ForRent, moment: Moment, solve: Solve) -
         more = solve(provision_need(need, cores), list(market.offers.values()), market.quotas)
         if more.short_cores:
             break
-        tried = planned(need, more, market, moment)
-        best = min(best, tried, key=lambda one: one.rank)
+        tried = planned(need, more, market, moment, best.rank)
         most, solved = max(most, more.cores), solved + 1
-        if tried.rank[0] == IN_TIME or solved >= SOLVED_MAX:
+        if tried.rank[0] == IN_TIME or solved >= SOLVED_MAX or (best.rank[0] == LATE and tried.rank >= best.rank):
+            best = min(best, tried, key=lambda one: one.rank)
             break
+        best = min(best, tried, key=lambda one: one.rank)
     return _begun_late(need, best, market, moment)
 
 
@@ -96,14 +100,22 @@ def _begun_late(need: EventNeed, plan: Planned, market: ForRent, moment: Moment)
     return msgspec.structs.replace(plan, table=arranged(need, plan.provision.purchases, market.offers, begun))
 
 
-def planned(need: EventNeed, provision: Provision, market: ForRent, moment: Moment) -> Planned:
-    """Date the purchases of a provision and rank the result: in time by its cost, else by when it is ready."""
+def planned(
+    need: EventNeed, provision: Provision, market: ForRent, moment: Moment, known: _Rank | None = None
+) -> Planned:
+    """Date the purchases of a provision and rank the result: in time by its cost, else by when it is ready.
+
+    What is not ready `WORTH_MS` before a plan that is `known` is only known to be no better.
+    """
     table = arranged(need, provision.purchases, market.offers, moment)
     wanted = replicas_wanted(need)
     chance = probability(table.batches, wanted, moment.wanted_ms, need.odds)
     if chance >= need.probability:
         until_ms = need.at_ms + need.lasts_ms + need.release_ms
         return Planned(provision, table, chance, (IN_TIME, cost_fen(table.purchases, market.offers, until_ms)))
+    worth_ms = known[1] - WORTH_MS if known and known[0] == LATE else math.inf
+    if worth_ms < math.inf and not is_sure(table.batches, wanted, worth_ms, need.odds, need.probability):
+        return Planned(provision, table, chance, (LATE, math.inf))
     ready = ready_ms(need, table.batches, moment.wanted_ms)
     if ready is not None:
         return Planned(provision, table, chance, (LATE, float(ready)))
@@ -134,7 +146,7 @@ def _promising(need: EventNeed, base: Provision, market: ForRent, moment: Moment
         if machines in tried:
             continue
         tried.add(machines)
-        rank = planned(need, enlarged, market, moment).rank
+        rank = planned(need, enlarged, market, moment, best[0] if best else None).rank
         if best is None or rank < best[0]:
             best, worse = (rank, share), 0
         else:

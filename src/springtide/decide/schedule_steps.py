@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from springtide.decide.provision_problem import replicas_per_machine
-from springtide.decide.readiness import Batch, boot_quantile_ms, probability
+from springtide.decide.readiness import Batch, boot_quantile_ms, is_sure
 from springtide.decide.schedule_line import WARM_SAFETY, pull_ms, warm_ms
 from springtide.model import ApiLimit, EventNeed, Market, Offer, ProvisionNeed, Purchase
 
@@ -16,8 +16,8 @@ LATE_MIN = 1e-8
 
 LATE_MAX = 0.5
 
-BISECTIONS = 18
-"""Of a range of shares over eight powers of ten: to within 0.01%."""
+BISECTIONS = 12
+"""Of a range of shares over eight powers of ten: to within half a percent of the share."""
 
 HORIZON_MS = 24 * 3_600_000
 """What is not ready a day after it was wanted is never ready."""
@@ -127,38 +127,40 @@ def arranged(need: EventNeed, purchases: Sequence[Purchase], offers: Mapping[str
     """The latest timetable with the probability asked for; the earliest possible where none has it."""
     wanted = replicas_wanted(need)
     best = timetable(need, purchases, offers, LATE_MIN, moment)
-    if probability(best.batches, wanted, moment.wanted_ms, need.odds) < need.probability:
+    if not is_sure(best.batches, wanted, moment.wanted_ms, need.odds, need.probability):
         return best
     low, high = math.log(LATE_MIN), math.log(LATE_MAX)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         tried = timetable(need, purchases, offers, math.exp(middle), moment)
-        if probability(tried.batches, wanted, moment.wanted_ms, need.odds) >= need.probability:
+        if is_sure(tried.batches, wanted, moment.wanted_ms, need.odds, need.probability):
             low, best = middle, tried
         else:
             high = middle
     return best
 
 
-def ready_ms(need: EventNeed, batches: Sequence[Batch], from_ms: int) -> int | None:
-    """When, to the second, all is ready with the probability asked for, `from_ms` at the earliest.
+def ready_ms(need: EventNeed, batches: Sequence[Batch], from_ms: int, within_ms: int = SECOND_MS) -> int | None:
+    """When all is ready with the probability asked for, `from_ms` at the earliest, to within `within_ms` too late.
 
     None: never, that is not within a day.
     """
     wanted = replicas_wanted(need)
 
     def ready(at_ms: int) -> bool:
-        return probability(batches, wanted, at_ms, need.odds) >= need.probability
+        return is_sure(batches, wanted, at_ms, need.odds, need.probability)
 
     if ready(from_ms):
         return from_ms
-    low, step = from_ms, 8 * SECOND_MS
+    if not any(ready(from_ms + later) for later in (HORIZON_MS // 24, HORIZON_MS)):
+        return None
+    low, step = from_ms, 32 * SECOND_MS
     while not ready(low + step):
         low, step = low + step, step * 2
         if low > from_ms + HORIZON_MS:
             return None
     high = low + step
-    while high - low > SECOND_MS:
+    while high - low > within_ms:
         middle = (low + high) // 2
         low, high = (low, middle) if ready(middle) else (middle, high)
     return high

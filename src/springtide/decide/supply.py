@@ -1,6 +1,7 @@
 """The cloud of one snapshot in replicas: of nodes of any size, of orders under way, of offers within all limits."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
@@ -74,16 +75,17 @@ class Supply:
     @cached_property
     def there(self) -> dict[str, int]:
         """Replicas that each cloud zone's nodes can run, those that boot included; a cordoned one what it runs."""
-        cordoned = self.snapshot.cordoned
         found: dict[str, int] = {}
         for zone in self.zones:
-            slots = 0
-            for node in self.observed.staying[zone.name]:
-                more = self.slots_on(node)
-                if cordoned and node.node_id in cordoned:
-                    more = min(more, self.observed.occupied[node.node_id])
-                slots += more
-            found[zone.name] = slots
+            nodes = self.observed.staying[zone.name]
+            sizes = Counter([(node.cores, node.memory_mb) for node in nodes])
+            found[zone.name] = sum(
+                count * node_slots(cores, self.policy, memory_mb) for (cores, memory_mb), count in sizes.items()
+            )
+        for name in self.snapshot.cordoned:
+            node = self.observed.nodes.get(name)
+            if node is not None and node.zone in found and self.observed.has_node(name):
+                found[node.zone] -= max(0, self.slots_on(node) - self.observed.occupied[name])
         return found
 
     @cached_property
@@ -115,7 +117,7 @@ class Supply:
         for zone in self.zones:
             nodes = self.observed.staying[zone.name]
             if nodes:
-                found[zone.name] = sum(node.price_fen_per_h for node in nodes) / sum(node.cores for node in nodes)
+                found[zone.name] = sum([n.price_fen_per_h for n in nodes]) / sum([n.cores for n in nodes])
         return found
 
     @cached_property

@@ -7,6 +7,7 @@ where they were. Each fall within memory doubles the wait before the next return
 only a few times.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -210,23 +211,24 @@ def _signs(observed: Observed, policy: FleetPolicy) -> dict[str, Signs]:
     weights = {endpoint.replica_id: endpoint.weight for endpoint in snapshot.endpoints}
     settled_ms = snapshot.now_ms - policy.stale_ms
     without_traffic = {name for name in found if _before(observed, name).state is not ZoneState.UP}
-    for replica in snapshot.replicas:
+    for name, count in Counter([replica.zone for replica in snapshot.replicas]).items():
+        if name in found:
+            found[name].listed = count
+    for replica in observed.by_state[ReplicaState.FAILED]:
+        if replica.zone in found:
+            found[replica.zone].failed += 1
+            found[replica.zone].failed_ms = max(found[replica.zone].failed_ms, replica.since_ms)
+    serving = observed.serving
+    for replica in observed.by_state[ReplicaState.READY]:
         signs = found.get(replica.zone)
-        if signs is None:
+        serves = replica.replica_id in serving
+        if signs is None or (not serves and observed.is_on_trial(replica)):
             continue
-        state = observed.state(replica)
-        signs.listed += 1
-        if state is ReplicaState.FAILED:
-            signs.failed += 1
-            signs.failed_ms = max(signs.failed_ms, replica.since_ms)
-        if state is not ReplicaState.READY or observed.is_on_trial(replica):
-            continue
-        serves = observed.serves(replica)
         signs.serving += serves
         weight = weights.get(replica.replica_id)
-        if weight or (weight is not None and replica.zone in without_traffic):
-            signs.settled += replica.since_ms < settled_ms
-            signs.reached += serves and replica.since_ms < settled_ms
+        if (weight or (weight is not None and replica.zone in without_traffic)) and replica.since_ms < settled_ms:
+            signs.settled += 1
+            signs.reached += serves
     for name, share in _failing(observed, policy).items():
         if name in found:
             found[name].failing = share

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from springtide.drivers.alibaba_errors import cloud_error
+from springtide.drivers.alibaba_errors import DRY_RUN_PASSED, cloud_error
 from springtide.drivers.alibaba_settings import RATES, USUAL_RATE, AccessKeys, AlibabaSettings
-from springtide.drivers.api_rates import ApiRates
+from springtide.drivers.api_rates import WINDOW_MS, ApiRates
 from springtide.errors import CloudError, CloudRefused, CloudThrottled, CloudUnavailable
 from springtide.ports import Clock
 
@@ -30,6 +30,8 @@ THREADS = 8
 """Calls that are under way at once; others wait for a thread."""
 
 ECI_VERSION = "2018-08-08"
+ECI_WINDOW_MS = 1_000
+"""ECI counts by a bucket that fills every second, not by the minute."""
 
 Answer = dict[str, Any]
 """The body of an answer, as the API documents it."""
@@ -67,7 +69,7 @@ class AlibabaCalls:
             response = send(request, self._options())
             return response.body.to_map() if response.body is not None else {}
 
-        return await self._call(api, call)
+        return await self._call(api, call, WINDOW_MS)
 
     async def eci(self, api: str, query: Mapping[str, object]) -> Answer:
         """Call ECI, in the same way. Raises CloudError."""
@@ -91,7 +93,7 @@ class AlibabaCalls:
         def call() -> Answer:
             return dict(client.call_api(params, request, self._options())["body"])
 
-        return await self._call(api, call)
+        return await self._call(api, call, ECI_WINDOW_MS)
 
     def close(self) -> None:
         """End the threads and the connections; calls under way are left to end by themselves."""
@@ -107,7 +109,7 @@ class AlibabaCalls:
             for key in [key for key in sessions if host and f"//{host}:" in key]:
                 sessions.pop(key).close()
 
-    async def _call(self, api: str, call: Callable[[], Answer]) -> Answer:
+    async def _call(self, api: str, call: Callable[[], Answer], window_ms: int) -> Answer:
         for attempt in range(1, TRIES + 1):
             await self.rates.take(api)
             self.sent[api] += 1
@@ -115,26 +117,28 @@ class AlibabaCalls:
                 async with self._clock.timeout(self._settings.call_s):
                     return await asyncio.get_running_loop().run_in_executor(self._threads, call)
             except Exception as error:  # noqa: BLE001 - the SDK lets through whatever its libraries raise
-                failure = self._failure(api, error)
+                if getattr(error, "code", None) in DRY_RUN_PASSED:
+                    return {}
+                failure = self._failure(api, error, window_ms)
             if isinstance(failure, CloudThrottled) or not isinstance(failure, CloudUnavailable) or attempt == TRIES:
                 # Not chained: the SDK's error holds the request, and with it what was signed.
                 raise failure from None
             await self._clock.sleep(PAUSE_S * 2 ** (attempt - 1))
         raise CloudUnavailable(f"{api}: not sent; repeat it")  # not reached: the last try returns or raises
 
-    def _failure(self, api: str, error: Exception) -> CloudError:
+    def _failure(self, api: str, error: Exception, window_ms: int) -> CloudError:
         code = getattr(error, "code", None)
         status = getattr(error, "status_code", None)
         if isinstance(error, TimeoutError):
             return CloudUnavailable(
                 f"{api}: no answer within {self._settings.call_s:g} s; repeat it with the same token"
             )
-        if type(error).__name__ == "CredentialException":
+        inner = getattr(error, "inner_exception", error)
+        if type(inner).__name__ == "CredentialException":
             return CloudRefused(
                 f"{api}: no access key was found; set ALIBABA_CLOUD_ACCESS_KEY_ID and …_SECRET, or a role"
             )
         if code is None or status is None:
-            inner = getattr(error, "inner_exception", error)
             return CloudUnavailable(
                 f"{api}: no usable answer ({type(inner).__name__}); check the network and repeat it"
             )
@@ -142,7 +146,7 @@ class AlibabaCalls:
         failure = cloud_error(api, str(code), str(getattr(error, "message", "") or ""), int(status), retry_after_s)
         if isinstance(failure, CloudThrottled):
             self.throttled[api] += 1
-            failure = CloudThrottled(str(failure), self.rates.close(api, retry_after_s))
+            failure = CloudThrottled(str(failure), self.rates.close(api, retry_after_s, window_ms))
         return failure
 
     def _options(self) -> Any:  # noqa: ANN401 - the SDK has no types

@@ -71,8 +71,8 @@ class AlibabaFleet:
             await self._delete(page)
         except NotThere:
             # All or nothing: one that is gone keeps the others. Find out which are left, once.
-            await self._look(page)
-            left = [name for name in page if name in self._table.nodes]
+            answer = await self._calls.ecs("DescribeInstances", alibaba_ecs.describe_instances(page))
+            left = [str(each["InstanceId"]) for each in alibaba_ecs.instances(answer)]
             if left:
                 await self._delete(left)
         self._table.end(page, self._clock.now_ms())

@@ -74,11 +74,14 @@ class ApiRates:
             if closed_s > 0:
                 raise CloudThrottled(f"{api} was throttled meanwhile: repeat in {closed_s:.1f} s", closed_s)
 
-    def close(self, api: str, retry_after_s: float = 0.0) -> float:
-        """The cloud has throttled this API: leave it alone until the next minute, or as long as it said; in seconds."""
+    def close(self, api: str, retry_after_s: float = 0.0, window_ms: int = WINDOW_MS) -> float:
+        """The cloud has throttled this API: leave it alone; for so many seconds.
+
+        That is until the next window of the clock begins, or for as long as the cloud said if that is longer.
+        """
         bucket = self._bucket(api)
         now_ms = self._clock.now_ms()
-        until_ms = max((now_ms // WINDOW_MS + 1) * WINDOW_MS, now_ms + round(retry_after_s * 1000))
+        until_ms = max((now_ms // window_ms + 1) * window_ms, now_ms + round(retry_after_s * 1000))
         bucket.closed_until_ms = max(bucket.closed_until_ms, until_ms)
         return self.closed_s(api)
 

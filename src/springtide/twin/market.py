@@ -141,6 +141,10 @@ class Market:
         """What has been spent until now (or a given moment that has not come yet)."""
         return self.bill.fen(self.kernel.now_ms if now_ms is None else now_ms)
 
+    def created_by_token(self) -> dict[str, int]:
+        """How many machines each client token has made, of the purchases that are remembered."""
+        return {token: len(sold.node_ids) for token, sold in self.sold.items()}
+
     # What the API and the fleet's calls are made of; nothing is counted here.
 
     def purchase(self, order: NodeOrder, fingerprint: str = "", at_most: int | None = None) -> list[Node]:
@@ -291,7 +295,8 @@ class Market:
                 release_at_ms=order.release_at_ms,
             )
             self.live[node.node_id] = node
-            self._plan_ready(node.node_id, now_ms + self._boot_ms(offer))
+            if not self._fails():
+                self._plan_ready(node.node_id, now_ms + self._boot_ms(offer))
             if order.price_limit_fen_per_h:
                 self.bids_fen[node.node_id] = order.price_limit_fen_per_h
             nodes.append(node)
@@ -306,6 +311,10 @@ class Market:
         factor, until_ms = self._slow
         slow = factor if self.kernel.now_ms < until_ms else 1.0
         return round(median * slow * math.exp(sigma * min(max(self._normal(), -_Z_MAX), _Z_MAX)))
+
+    def _fails(self) -> bool:
+        share = self.settings.boot_failed_share
+        return share > 0.0 and self._chance.random() < share
 
     def _normal(self) -> float:
         """The next normal number: Box and Muller (1958) make two of two uniform ones."""
@@ -399,12 +408,15 @@ class Market:
         self._announce(
             node_id
             for node_id, limit_fen in self.bids_fen.items()
-            if not self.live[node_id].reclaim_ms and self._pool(self.live[node_id]).state.price_fen_per_h > limit_fen
+            if self._may_go(self.live[node_id]) and self._pool(self.live[node_id]).state.price_fen_per_h > limit_fen
         )
         if self.settings.reclaims_per_h:
             share = self.settings.reclaims_per_h * self.settings.price_every_ms / 3_600_000
-            spot = [node for node in self.live.values() if node.market is Channel.SPOT and not node.reclaim_ms]
+            spot = [node for node in self.live.values() if node.market is Channel.SPOT and self._may_go(node)]
             self._announce(node.node_id for node in spot if self._chance.random() < share)
+
+    def _may_go(self, node: Node) -> bool:
+        return not node.reclaim_ms and self.kernel.now_ms - node.rented_ms >= self.settings.spot_safe_ms
 
     def _check_quotas(self, order: NodeOrder, pool: Pool) -> None:
         """Refuse the whole order beyond a quota. Source: QuotaExceed(ed).ElasticQuota ask to "reduce the quantity"."""

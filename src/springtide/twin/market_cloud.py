@@ -1,4 +1,4 @@
-"""The twin's cloud behind the Cloud port, for code that waits: its world is brought up to the clock before each call."""
+"""The twin's cloud behind the Cloud port, for code that waits: its world is brought up to the clock at each call."""
 
 from collections.abc import Sequence
 

@@ -92,8 +92,9 @@ class MarketSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     An offer that has less than at the beginning gets about `refill_share_per_h` of that back in an hour. `low_share` is
     the share of it below which the level is LOW. Spot prices move every `price_every_ms` by up to `price_move` of
     themselves, and stay below those on demand. Of the spot machines, about `reclaims_per_h` are taken away each hour,
-    `notice_ms` after it was announced (ECS: 5 minutes). `balance_fen` is what the account can still pay for in an hour
-    of its machines; None: anything.
+    and those whose price limit is passed; none in its first `spot_safe_ms` (ECS: `SpotDuration`, an hour by default),
+    and each `notice_ms` after it was announced (ECS: 5 minutes). `boot_failed_share` of all machines never boot.
+    `balance_fen` is what the account can still pay for in an hour of its machines; None: anything.
     """
 
     offers: tuple[Offer, ...] = msgspec.field(default_factory=default_offers)
@@ -111,5 +112,7 @@ class MarketSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_every_ms: int = 600_000
     price_move: float = 0.03
     reclaims_per_h: float = 0.0
+    spot_safe_ms: int = 3_600_000
+    boot_failed_share: float = 0.0
     notice_ms: int = 300_000
     balance_fen: float | None = None

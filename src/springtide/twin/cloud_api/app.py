@@ -20,7 +20,7 @@ from springtide.ports import Clock, Ids
 from springtide.twin.cloud_api import eci, ecs_describe, ecs_instances, ecs_offers
 from springtide.twin.cloud_api.account import Account
 from springtide.twin.cloud_api.answers import BAD_REQUEST, NOT_FOUND, ApiError, Json
-from springtide.twin.cloud_api.faults import PATH, Fault, status, strike
+from springtide.twin.cloud_api.faults import PATH, Fault, LoseAnswers, status, strike
 from springtide.twin.cloud_api.parameters import Parameters
 from springtide.twin.cloud_api.signature import AccessKey, SignatureCheck, Signed
 
@@ -61,6 +61,7 @@ class CloudApi:
         self._signatures = SignatureCheck([keys])
         self._clock = clock
         self._ids = ids
+        self._lost_answers: dict[str, int] = {}
         self.before: Callable[[], None] = _nothing
         """Called before each call is looked at: it brings the cloud's clock up to date."""
         self.keep: Callable[[], None] = _nothing
@@ -73,7 +74,7 @@ class CloudApi:
         )
 
     async def _call(self, request: Request) -> Response:
-        body = await request.body()
+        body = await _body(request)
         self.before()
         request_id = self._ids.new("").upper()
         headers: dict[str, str] = {}
@@ -85,7 +86,7 @@ class CloudApi:
             answer, code = _refusal(error)
             if isinstance(error, CloudThrottled):
                 headers["x-acs-retry-after"] = str(max(math.ceil(error.retry_after_s * 1000), 1))
-        if code != 200:  # noqa: PLR2004 - OK
+        if code != 200:  # noqa: PLR2004 - HTTP OK
             answer["HostId"] = request.headers.get("host", "")
         answer["RequestId"] = request_id
         return Response(msgspec.json.encode(answer), code, headers, "application/json")
@@ -108,22 +109,47 @@ class CloudApi:
         answer = handler(self._account, given)
         if action.startswith(_CHANGING):
             self.keep()
+        if self._is_lost(action):
+            raise ApiError("ServiceUnavailable", "The request has failed due to a temporary failure.", 503)
         return answer
+
+    def lose_answers(self, api: str, count: int) -> None:
+        """Carry out the next calls of an API ("": of any), and answer them with ServiceUnavailable all the same."""
+        self._lost_answers[api] = count
+
+    def _is_lost(self, action: str) -> bool:
+        name = next((name for name in (action, "") if self._lost_answers.get(name)), None)
+        if name is not None:
+            self._lost_answers[name] -= 1
+        return name is not None
 
     async def _faults(self, request: Request) -> Response:
         expected = f"Bearer {self._keys.access_key_secret}"
         if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected.encode()):
             return Response(b'{"error":"send the secret of the access key as a bearer token"}', 401)
-        body = await request.body()
+        body = await _body(request)
         self.before()
         if request.method == "POST":
             try:
                 fault = msgspec.json.decode(body, type=Fault)
             except msgspec.DecodeError as error:
                 return Response(msgspec.json.encode({"error": str(error)}), BAD_REQUEST)
-            strike(self._account.market, fault)
+            if isinstance(fault, LoseAnswers):
+                self.lose_answers(fault.api, fault.count)
+            else:
+                strike(self._account.market, fault)
             self.keep()
         return Response(msgspec.json.encode(status(self._account.market)), media_type="application/json")
+
+
+async def _body(request: Request) -> bytes:
+    """The body, or so much of it that it is seen to be too long."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_MAX:
+            break
+    return body
 
 
 def _refusal(error: CloudError) -> tuple[Json, int]:

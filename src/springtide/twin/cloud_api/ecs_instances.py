@@ -32,7 +32,7 @@ def run_instances(account: Account, given: Parameters) -> Json:
     between is a success with fewer; `ClientToken` of at most 64 ASCII characters, the same parameters or
     IdempotentParameterMismatch; `DryRun` checks stock too and its success is the error DryRunOperation; `UserData`
     Base64 of at most 32 KB; `AutoReleaseTime` cut to the minute, half an hour to three years ahead; SpotWithPriceLimit
-    takes `SpotPriceLimit` in CNY an hour.
+    takes `SpotPriceLimit` in CNY an hour. A repeated call answers as the first did, also with instances that are gone.
     """
     order = _order(account, given)
     fingerprint = given.fingerprint()
@@ -56,7 +56,8 @@ def delete_instances(account: Account, given: Parameters) -> Json:
 
     Rules of the DeleteInstances reference: 1 to 100 `InstanceId.N`; a running instance only with `Force`; the success
     of a dry run is the error DRYRUN.SUCCESS; OperationDenied.DeletionProtection. An instance that is still Pending
-    cannot be released (IncorrectInstanceStatus.Initializing).
+    cannot be released (IncorrectInstanceStatus.Initializing). Whether one bad id fails the call for the others is not
+    documented; here it does.
     """
     nodes = _known(account, given.numbered("InstanceId", BATCH_MAX))
     for node in nodes:

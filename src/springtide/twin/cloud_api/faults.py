@@ -53,7 +53,15 @@ class LoseZone(msgspec.Struct, frozen=True, tag="lose_zone", tag_field="fault", 
     for_s: Seconds
 
 
-Fault = Stock | Throttle | SlowBoots | Reclaim | LoseZone
+class LoseAnswers(msgspec.Struct, frozen=True, tag="lose_answers", tag_field="fault", forbid_unknown_fields=True):
+    """The next calls of an API ("": of any) are carried out, and answered with ServiceUnavailable all the same."""
+
+    count: Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+    api: str = ""
+
+
+MarketFault = Stock | Throttle | SlowBoots | Reclaim | LoseZone
+Fault = MarketFault | LoseAnswers
 
 
 class CloudStatus(msgspec.Struct, frozen=True):
@@ -71,7 +79,7 @@ class CloudStatus(msgspec.Struct, frozen=True):
     stock: dict[str, int]
 
 
-def strike(market: Market, fault: Fault) -> None:
+def strike(market: Market, fault: MarketFault) -> None:
     """Let a fault happen now; durations are on the cloud's clock."""
     now_ms = market.kernel.now_ms
     match fault:

@@ -73,9 +73,8 @@ class ServedCloud:
         """What calls are signed with."""
         if kept:
             _take_up(self.market, self.account, kept)
-        api = CloudApi(self.account, self.keys, self._clock, sources.ids)
-        api.before, api.keep = self.advance, self._keep
-        self._app = api.app
+        self.api = CloudApi(self.account, self.keys, self._clock, sources.ids)
+        self.api.before, self.api.keep = self.advance, self._keep
         self._dirty = False
         self.market.on_change = self._note
         self._server: uvicorn.Server | None = None
@@ -97,7 +96,7 @@ class ServedCloud:
         listener = _listen(self._options.port)
         self.port = int(listener.getsockname()[1])
         config = uvicorn.Config(
-            self._app,
+            self.api.app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -145,7 +144,7 @@ class ServedCloud:
         alive = {name: kept for name, kept in self.account.machines.items() if name in self.market.live}
         content = msgspec.json.encode(CloudFile(self.keys, save(self.market), alive))
         beside = self._options.data.with_name(f"{self._options.data.name}.new")
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - a mode
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
         beside.replace(self._options.data)
 

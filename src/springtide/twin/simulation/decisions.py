@@ -92,11 +92,15 @@ class Decisions:
         self._traffic: deque[TrafficSample] = deque(maxlen=TRAFFIC_SAMPLES_MAX)
         self._settled: Settled | None = None
         self._skipped = 0
+        self.every_tick = False
+        """Take no short cut."""
         self.ticks = 0
         self.plans = 0
         """Ticks at which all of the plan was decided."""
         self.plan: Plan | None = None
         """The last plan that was decided in full."""
+        self.snapshot: Snapshot | None = None
+        """What it was decided by."""
 
     def tick(self, sample: TrafficSample) -> Plan:
         """Observe, decide, act once; the plan, or the one before where only the count had to be decided."""
@@ -104,7 +108,7 @@ class Decisions:
         self._traffic.append(sample)
         while self._traffic[0].at_ms <= sample.at_ms - history_ms(self.policy):
             self._traffic.popleft()
-        settled = self._settled
+        settled = None if self.every_tick else self._settled
         if settled is not None and settled.version == self._version() and self._rests(settled):
             self._skipped += 1
             if self._skipped % CHECK_EVERY:
@@ -172,7 +176,7 @@ class Decisions:
         version = self._version()
         plan = decide(snapshot, self.policy)
         desk.concluded(snapshot, plan)
-        self.plan = plan
+        self.plan, self.snapshot = plan, snapshot
         self._hands.carry_out(plan.actions)
         for action in plan.actions:
             if isinstance(action, SetEndpoints):

@@ -32,9 +32,10 @@ class PathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at once (config.CounterSettings); the others are refused. An account holds one order, and a bot does not retry.
 
     `service_p99_ms` is what 99 of 100 answers take without any queue (0: as `service_ms`); `burst_s` is how much of an
-    idle moment a counter may catch up (`sale.admission.BURST_S`), `sold_out_wait_ms` how long sold-out answers wait
-    for their look at the sale at most. `arrival_scv` and `service_scv` are the squared coefficients of variation of the
-    times between arrivals and of service times: 1 for independent arrivals, 0 for what is always the same.
+    idle moment a counter may catch up (`sale.admission.BURST_S`), `sold_out_wait_ms` the least time between two looks
+    of a replica at the sale, which sold-out answers wait for. `arrival_scv` and `service_scv` are the squared
+    coefficients of variation of the times between arrivals and of service times: 1 for independent arrivals, 0 for what
+    is always the same.
     """
 
     stock: int

@@ -10,6 +10,7 @@ from springtide.model import (
     DrainReplica,
     Fill,
     KeepNodes,
+    NodeOrder,
     ReleaseNode,
     RentNodes,
     SetEndpoints,
@@ -47,6 +48,8 @@ class Hands:
         """Nodes that were rented."""
         self.version = 0
         """Grows with every order that is answered."""
+        self.ordered: dict[str, NodeOrder] = {}
+        """Every purchase that was sent, by its token."""
 
     @property
     def in_flight(self) -> tuple[Action, ...]:
@@ -69,6 +72,7 @@ class Hands:
                 case SetEndpoints(endpoints=endpoints):
                     replicas.list(endpoints)
                 case RentNodes():
+                    self.ordered.setdefault(action.client_token, action.order)
                     self._rent(self._begin(action), action, self._kernel.now_ms + THROTTLED_MS_MAX)
                 case ReleaseNode():
                     releases.append(action)

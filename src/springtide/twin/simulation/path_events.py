@@ -47,10 +47,12 @@ class EventPath:
         self._up = settings.shards
         self._left, self._reserved, self._paid, self._journal = settings.stock, 0, 0, 0
         self._drained_s, self._drain = 0.0, 0.0
-        self._waiting: list[tuple[float, int, float, int]] = []  # when it is served, a number, when it came, its kind
+        # When it is served, a number, when it came, its kind, by which replica.
+        self._waiting: list[tuple[float, int, float, int, int]] = []
         self._number = itertools.count()
         self._again: list[tuple[float, int]] = []
         self._early: list[float] = []
+        self._looks_s: dict[int, float] = {}
         self._pay: deque[float] = deque()
         self._hold: deque[float] = deque()
         self._deadline_s = settings.deadline_ms / 1000
@@ -110,8 +112,8 @@ class EventPath:
             if at_s >= end_s:
                 return
             if at_s == served_s:
-                _, _, came_s, kind = heapq.heappop(waiting)
-                self._serve(at_s, came_s, kind)
+                _, _, came_s, kind, replica = heapq.heappop(waiting)
+                self._serve(at_s, came_s, kind, replica)
             elif at_s == book_s:
                 self._settle(at_s)
             elif at_s == again_s:
@@ -134,7 +136,7 @@ class EventPath:
         if self._servers.resize(at_s, capacity):
             waited = sorted(self._waiting, key=lambda one: (one[2], one[1]))
             self._waiting.clear()
-            for _, _, came_s, kind in waited:
+            for _, _, came_s, kind, _ in waited:
                 self._place(at_s, came_s, kind)
 
     def _settle(self, at_s: float) -> None:
@@ -179,13 +181,13 @@ class EventPath:
 
     def _place(self, at_s: float, came_s: float, kind: int) -> None:
         """Serve it now, let it wait, or shed it."""
-        start_s = self._servers.place(at_s, came_s, self._cost(at_s, kind))
-        if start_s is None:
+        place = self._servers.place(at_s, came_s, self._cost(at_s, kind))
+        if place is None:
             self._shed(at_s, kind, at_s - came_s)
-        elif start_s > at_s:
-            heapq.heappush(self._waiting, (start_s, next(self._number), came_s, kind))
+        elif place[0] > at_s:
+            heapq.heappush(self._waiting, (place[0], next(self._number), came_s, kind, place[1]))
         else:
-            self._serve(at_s, came_s, kind)
+            self._serve(at_s, came_s, kind, place[1])
 
     def _cost(self, at_s: float, kind: int) -> float:
         settings = self.settings
@@ -198,33 +200,42 @@ class EventPath:
     def _over(self, at_s: float) -> bool:
         return self._left <= 0 or 0 < self.settings.closes_ms <= at_s * 1000
 
-    def _serve(self, at_s: float, came_s: float, kind: int) -> None:
+    def _serve(self, at_s: float, came_s: float, kind: int, replica: int) -> None:
         wait_s = at_s - came_s
         if kind == _PAGE:
             self._now["pages"] += 1
             self._took(wait_s)
         elif kind != _BOT:
-            self._buy(at_s, wait_s, kind)
+            self._buy(at_s, wait_s, kind, replica)
         else:
-            self._bot_asks(at_s, wait_s)
+            self._bot_asks(at_s, wait_s, replica)
 
-    def _bot_asks(self, at_s: float, wait_s: float) -> None:
+    def _bot_asks(self, at_s: float, wait_s: float, replica: int) -> None:
         seconds, self._bots_s = at_s - self._bots_s, at_s
         if not self._bots.allow_one(seconds):
             self._now["shed"] += 1
             self._now["bots_refused"] += 1
         elif self._bots.free >= 1.0:
-            self._buy(at_s, wait_s, _BOT)
+            self._buy(at_s, wait_s, _BOT, replica)
         else:
             self._now["sold_out"] += 1
             self._took(wait_s)
 
-    def _took(self, wait_s: float, look_ms_max: float = 0.0) -> None:
-        """Note an answer; its service time is drawn, and how long it waits for a look at the sale."""
+    def _look_wait_s(self, at_s: float, replica: int) -> float:
+        """How long until the replica's next look at the sale: one at a time, for all who came before it."""
+        apart_s = self.settings.sold_out_wait_ms / 1000
+        if not apart_s:
+            return 0.0
+        look_s = self._looks_s.get(replica, -apart_s)
+        if look_s < at_s:
+            look_s = self._looks_s[replica] = max(at_s, look_s + apart_s)
+        return look_s - at_s
+
+    def _took(self, wait_s: float) -> None:
+        """Note an answer; its service time is drawn."""
         mean_s = self.settings.service_ms / 1000
         service_s = mean_s * (1.0 - self._varies + self._varies * self._chance.expovariate(1.0))
-        look_s = self._chance.random() * look_ms_max / 1000 if look_ms_max else 0.0
-        self._note(wait_s + max(0.0, service_s) + look_s + self._round_trip_s)
+        self._note(wait_s + max(0.0, service_s) + self._round_trip_s)
 
     def _note(self, took_s: float) -> None:
         self._took_s.append(took_s)
@@ -237,11 +248,11 @@ class EventPath:
         self.answers.add(wait_s + self._round_trip_s + self.settings.service_ms / 1000)
         self._turn_away(at_s, kind)
 
-    def _buy(self, at_s: float, wait_s: float, kind: int) -> None:
+    def _buy(self, at_s: float, wait_s: float, kind: int, replica: int) -> None:
         """A purchase that a counter has taken up."""
         settings, now = self.settings, self._now
         if self._over(at_s):
-            self._sold_out(at_s, wait_s, kind)
+            self._sold_out(at_s, wait_s, kind, replica)
             return
         shard = bisect_right(self._bounds, self._chance.random())
         if shard >= self._up:
@@ -270,10 +281,10 @@ class EventPath:
             self._hold.append(at_s + settings.hold_s)
         self._took(wait_s + start_s - at_s)
 
-    def _sold_out(self, at_s: float, wait_s: float, kind: int) -> None:
+    def _sold_out(self, at_s: float, wait_s: float, kind: int, replica: int) -> None:
         settings = self.settings
         self._now["sold_out"] += 1
-        self._took(wait_s, settings.sold_out_wait_ms)
+        self._took(wait_s + self._look_wait_s(at_s, replica))
         again = settings.sold_out_again_share
         if again and 0 <= kind < settings.retries_max and self._chance.random() < again:
             self._come_again(at_s, kind)

@@ -16,6 +16,9 @@ from springtide.twin.simulation.path_stock import StockBook
 STEP_MAX_S = 1.0
 """Longer steps are made of parts no longer than this, and no longer than half of the time until people come again."""
 
+NOBODY = 1e-9
+"""Fewer people than this are nobody; what is left of them is shed."""
+
 OPENING_SPREAD_S = 1.0
 """People who were too early come again within this time after the opening (twin.crowd.buyers)."""
 
@@ -120,13 +123,28 @@ class FluidPath:
             self._turn_away(at_s + seconds / 2, turned)
         now[_RECORDED] += book.record(seconds)
         answers = sum(served)
-        if answers > 0.0:
+        if answers > NOBODY:
             p99_ms = self._p99_ms + capacity.round_trip_ms + wait_s * 1000
-            sold_out_share = (now[_SOLD_OUT] - sold_out) / answers
-            p99_ms = mixed_p99_ms(p99_ms, sold_out_share, self.settings.sold_out_wait_ms)
+            if self.settings.sold_out_wait_ms:
+                p99_ms = self._with_looks(p99_ms, (now[_SOLD_OUT] - sold_out) / answers, answers / seconds, capacity)
             if now[_FAILED] - failed > SLOWEST * answers:
                 p99_ms = max(p99_ms, float(self.settings.deadline_ms))
             now[_P99] = max(now[_P99], p99_ms)
+
+    def _with_looks(self, p99_ms: float, sold_out_share: float, per_s: float, capacity: Capacity) -> float:
+        """With the wait of sold-out answers for a replica's next look at the sale; looks have a least time between.
+
+        Who comes when none is due looks at once. So of independent arrivals, r within that time, the share
+        r/(r+exp(-r)) waits; where they come evenly, as in lines of their own, nobody waits while r is below 1.
+        """
+        apart_ms = self.settings.sold_out_wait_ms
+        if capacity.replicas:
+            within = per_s * sold_out_share / capacity.replicas * apart_ms / 1000
+            if capacity.own_queues:
+                sold_out_share *= within >= 1.0
+            else:
+                sold_out_share *= within / (within + math.exp(-within))
+        return mixed_p99_ms(p99_ms, sold_out_share, apart_ms)
 
     def _come(self, at_s: float, seconds: float, arrivals_per_s: float) -> list[float]:
         """Who comes, by kind."""
@@ -162,8 +180,10 @@ class FluidPath:
         queue, waited = self._queue, self._waiting
         came = sum(coming)
         total = waited + came
-        if total <= 0.0:
-            return coming, [0.0] * len(coming), 0.0, 0.0
+        if total <= NOBODY:  # not worth a division, which such an amount may not survive
+            served = [was + new for was, new in zip(queue, coming, strict=True)]
+            self._queue, self._waiting = [0.0] * len(coming), 0.0
+            return served, [0.0] * len(coming), 0.0, 0.0
         per_s = capacity.requests_per_s
         if not self._alike:
             per_s /= self._mean_cost(coming, total, over=over)
@@ -179,13 +199,12 @@ class FluidPath:
         served_old, shed_new = min(waited, slots), min(came, shed)
         served_new, stay_old = slots - served_old, waited - served_old - (shed - shed_new)
         stay_new = came - served_new - shed_new
-        old, new = (1.0 / waited if waited else 0.0), (1.0 / came if came else 0.0)
         pairs = list(zip(queue, coming, strict=True))
-        a, b = served_old * old, served_new * new
+        a, b = _part_of(served_old, waited), _part_of(served_new, came)
         served = [was * a + one * b for was, one in pairs]
-        a, b = (shed - shed_new) * old, shed_new * new
+        a, b = _part_of(shed - shed_new, waited), _part_of(shed_new, came)
         turned = [was * a + one * b for was, one in pairs]
-        a, b = stay_old * old, stay_new * new
+        a, b = _part_of(stay_old, waited), _part_of(stay_new, came)
         self._queue, self._waiting = [was * a + one * b for was, one in pairs], stay
         wait_s = max(waited, stay) / per_s if per_s else 0.0
         return served, turned, shed, min(self._deadline_s, wait_s)
@@ -227,7 +246,8 @@ class FluidPath:
         now, book = self._now, self._book
         people = sum(served[: self._attempts])
         all_who_buy = people + bots
-        if all_who_buy <= 0.0:
+        if all_who_buy <= NOBODY:
+            now[_SHED] += all_who_buy
             return 0.0
         if over:
             now[_SOLD_OUT] += all_who_buy
@@ -290,3 +310,7 @@ class FluidPath:
         share *= self.settings.sold_out_again_share
         if share > 0.0:
             self._again.put(at_s, [0.0, *(some * share for some in served[: self._attempts - 1])])
+
+
+def _part_of(some: float, whole: float) -> float:
+    return some / whole if whole else 0.0

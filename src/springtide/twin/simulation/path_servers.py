@@ -43,8 +43,11 @@ class Servers:
         self._turn = 0
         return True
 
-    def place(self, at_s: float, came_s: float, cost: float) -> float | None:
-        """When a request begins to be served that is there at this moment; None: it would have waited too long."""
+    def place(self, at_s: float, came_s: float, cost: float) -> tuple[float, int] | None:
+        """When a request that is there at this moment begins to be served, and by which replica of how many lines.
+
+        None: it would have waited too long.
+        """
         free_s = self._free_s
         if not free_s:
             return None
@@ -64,4 +67,4 @@ class Servers:
             self._turn = (which + 1) % len(free_s)
         else:
             heapq.heapreplace(free_s, done_s)
-        return start_s
+        return start_s, which

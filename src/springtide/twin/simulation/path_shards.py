@@ -35,3 +35,13 @@ def taken_per_s(shares: Sequence[float], shard_per_s: float, offered_per_s: floa
 def even_per_s(shares: Sequence[float], shard_per_s: float) -> float:
     """The most purchases/s that can be offered so that all are taken: then the fullest shard is just busy."""
     return shard_per_s / max(shares)
+
+
+def batch_mean(purchases_per_s: float, counters: int, buckets: int, round_trip_ms: float, in_flight: int = 2) -> float:
+    """How many purchases one call to the inventory carries, in the mean; at least 1.
+
+    Each counter gathers them for each bucket by itself, and has `in_flight` calls under way for it
+    (`[counter] batches_in_flight_max`): what comes meanwhile is the next batch. So more buckets or more counters make
+    batches smaller, and a shard slower (`Calibration.shard_per_s`); more shards alone do not.
+    """
+    return max(1.0, purchases_per_s / (counters * buckets) * round_trip_ms / 1000 / in_flight)

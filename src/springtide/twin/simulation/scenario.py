@@ -219,7 +219,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lines: tuple[SimLine, ...] = ()
     cloud: SimCloud = SimCloud()
     path: PathSettings = PathSettings(stock=1_000_000)
-    fleet: FleetSettings = FleetSettings()
+    fleet: FleetSettings = FleetSettings(tick_ms=5_000, start_s=30.0, actions_max=1_000, starting_max=1_000)
     policy: PolicySettings = PolicySettings()
     faults: tuple[Fault, ...] = ()
     slo: Slo = Slo()
@@ -229,6 +229,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require_identifier("name", self.name)
         zones = [zone.name for zone in self.zones]
         lines = {line.name for line in self.lines}
+        if self.fleet.start_s < self.service.start_s:
+            msg = f"fleet.start_s: the fleet gives a replica {self.fleet.start_s:g} s to start, and the service takes "
+            raise ValueError(f"{msg}{self.service.start_s:g} s and the time of its image; say at least that")
         if not zones or len(set(zones)) < len(zones):
             raise ValueError("zones: give at least one [[zones]], each with a name of its own")
         _known("lines of a zone", (name for zone in self.zones for name in zone.lines), lines)
