@@ -85,7 +85,9 @@ def test_a_file_of_counts_drives_the_demand_of_a_scenario_of_one_s_own(tmp_path:
     counts.write_text("timestamp,value\n2026-01-01 00:00,300\n2026-01-01 00:05,300\n")
     done = springtide("simulate", str(tmp_path / "mine.toml"), "--json", "--demand", str(counts), "--scale", "100")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["requests"] == pytest.approx(30_000, rel=0.02)
+    found = json.loads(done.stdout)
+    assert found["until_s"] == 600  # two bins of five minutes, not the scenario's own time
+    assert found["requests"] == pytest.approx(60_000, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,35 @@ async def test_a_lost_answer_is_asked_for_again(world: World) -> None:
     assert len(world.market.live) == 100
 
 
+@pytest.mark.parametrize(
+    ("market", "create", "delete"),
+    [
+        (Market.ON_DEMAND, "RunInstances", "DeleteInstances"),
+        (Market.ECI, "CreateContainerGroup", "DeleteContainerGroup"),
+    ],
+    ids=["ecs", "eci"],
+)
+async def test_work_whose_answer_was_lost_is_done_once(world: World, market: Market, create: str, delete: str) -> None:
+    wanted = order(3, "t1", market, release_at_ms=world.clock.now_ms() + 7_200_000)
+    world.cloud.api.lose_answers(create, 2)
+    nodes = await world.driver.rent(wanted)
+    assert len({node.node_id for node in nodes}) == len(world.market.live) == 3
+    world.pass_s(20)
+    world.cloud.api.lose_answers(delete, 1)
+    await world.driver.release([node.node_id for node in nodes])
+    assert not world.market.live
+    assert await world.driver.nodes() == []
+
+
+async def test_a_cloud_that_does_not_answer_is_tried_a_few_times_and_then_again_by_the_caller(world: World) -> None:
+    world.cloud.api.lose_answers("RunInstances", 4)
+    with pytest.raises(CloudUnavailable):
+        await world.driver.rent(order(200, "t1"))
+    assert world.served_calls["RunInstances"] == 3
+    assert len(await world.driver.rent(order(200, "t1"))) == 200
+    assert len(world.market.live) == 200
+
+
 async def test_a_throttled_api_rests_and_its_neighbours_go_on(world: World) -> None:
     (node,) = await world.driver.rent(order(1, "t0"))
     world.pass_s(20)

@@ -32,6 +32,8 @@ from springtide.model import (
     ZoneState,
 )
 from tests.property.test_decide import NOW, of, snapshots
+from tests.unit.fleets import POLICY, A, B, H
+from tests.unit.fleets import snapshot as fleet_of
 
 MARKETS = (Market.ON_DEMAND, Market.SPOT)
 SOME = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -248,6 +250,35 @@ def test_a_release_by_the_cloud_is_only_ever_moved_later(case: tuple[Snapshot, F
         assert policy.release_after_ms
         for name in action.node_ids:
             assert 0 < nodes[name].release_at_ms < action.release_at_ms
+
+
+@SOME
+@given(
+    stocks=st.lists(st.integers(0, 5), min_size=12, max_size=12),
+    rate=st.floats(0, 12_000),
+    size=st.sampled_from([1.0, 1.5, 2.0]),
+)
+def test_the_order_is_strict_the_base_the_cloud_and_spare_rooms_for_the_rest(
+    stocks: list[int], rate: float, size: float
+) -> None:
+    policy = msgspec.structs.replace(POLICY, replica_cores=size, spot_share_max=1.0, actions_max=500, starting_max=500)
+    zones = (A, B, *(msgspec.structs.replace(H, name=name, nodes_max=500) for name in ("cloud-h", "cloud-j")))
+    kinds = [(zone.name, cores, market) for zone in zones[2:] for cores in (2, 4, 8) for market in MARKETS]
+    offers = tuple(
+        Offer(zone, f"c.{cores}", market, cores, 99_999, 10.0 * cores + stock, stock=stock)
+        for (zone, cores, market), stock in zip(kinds, stocks, strict=True)
+    )
+    decided = plan(fleet_of(rate, zones=zones, offers=offers), policy)
+    could = sum(offer.stock * int(offer.cores / size) for offer in offers if offer.stock is not None)
+    base, rooms = 2, 2 * int(4 / size)
+    spike = decided.replicas_wanted - base
+    in_cloud = decided.placement["cloud-h"] + decided.placement["cloud-j"]
+    assert in_cloud == min(spike, could)
+    in_idc = decided.placement["idc-a"] + decided.placement["idc-b"]
+    assert in_idc == min(rooms, base + spike - in_cloud)
+    bought = sum(rent.count * int(rent.cores / size) for rent in of(RentNodes, decided.actions))
+    assert in_cloud <= bought <= in_cloud + int(8 / size) - 1
+    assert any("capacity short" in alert for alert in decided.alerts) == (in_idc + in_cloud < decided.replicas_wanted)
 
 
 @SOME

@@ -22,6 +22,7 @@ from springtide.twin.kernel import Kernel
 from springtide.twin.simulation.faults import Fault, FaultKind
 from springtide.twin.simulation.hands import Hands
 from springtide.twin.simulation.replicas import SimulationError
+from springtide.twin.simulation.scenario import Scenario, SimCloud, SimOffer
 from springtide.twin.simulation.world import EJECT_MS, World
 from tests.twin.simulations import small
 
@@ -29,9 +30,9 @@ from tests.twin.simulations import small
 class Stage:
     """A small world whose caches have the image, and the hands that act on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, scenario: Scenario | None = None) -> None:
         self.kernel = Kernel(1_700_000_000_000)
-        self.world = World(self.kernel, small(), random.Random(1))
+        self.world = World(self.kernel, scenario or small(), random.Random(1))
         self.hands = Hands(self.kernel, self.world)
         self.world.delivery.decide()
         self.run(30)
@@ -173,7 +174,7 @@ def test_a_slow_line_bounds_what_the_cloud_answers() -> None:
     stage = serving_stage()
     stage.world.strike(Fault(FaultKind.LINE_SLOW, at_s=0, lasts_s=50, target="line", amount=0.000_1))
     # 1 Gbit/s of which a ten-thousandth is left: 12.5 kB/s, 400 bytes a request.
-    assert stage.world.capacity().requests_per_s == pytest.approx(80 + 2 * 31.25)
+    assert stage.world.capacity().requests_per_s == pytest.approx(80 + 31.25)  # both zones share it
 
 
 def test_overlapping_faults_end_each_at_its_own_time() -> None:
@@ -222,11 +223,20 @@ def test_slow_boots_are_slow() -> None:
 
 
 def test_reclaimed_spot_machines_take_their_replicas_along_after_the_notice() -> None:
-    stage = Stage()
-    offers = stage.world.market.pools
-    assert not any(key.endswith("/spot") for key in offers)  # the small world has none: nothing may break
-    stage.world.strike(Fault(FaultKind.SPOT_RECLAIM, at_s=0, lasts_s=0, amount=1.0))
-    assert stage.world.market.nodes() == ()
+    spot = SimOffer("ecs.b", 8, 16, 0.5, stock=20, market=Market.SPOT)
+    stage = Stage(small(cloud=SimCloud(offers=(spot,))))
+    stage.rent("cloud-a", 4, Market.SPOT)
+    stage.run(300)
+    stage.start("idc-a-n0", *(node.node_id for node in stage.world.market.nodes()))
+    stage.run(60)
+    stage.world.strike(Fault(FaultKind.SPOT_RECLAIM, at_s=0, lasts_s=0, amount=0.5))
+    announced = [node.node_id for node in stage.world.market.nodes() if node.reclaim_ms]
+    assert len(announced) == 2
+    stage.run(290)
+    assert len(stage.states()) == 5
+    stage.run(20)
+    assert len(stage.states()) == 3
+    assert not {f"r-{name}" for name in announced} & stage.states().keys()
 
 
 def test_failing_shards_are_down_while_it_lasts() -> None:

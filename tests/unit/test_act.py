@@ -8,7 +8,7 @@ import pytest
 from springtide.drivers.memory.clock import VirtualClock
 from springtide.drivers.memory.fleet import MemoryBalancer, MemoryCloud, MemoryRuntime
 from springtide.errors import CloudOutOfStock, CloudQuotaExceeded, CloudRefused, CloudThrottled, CloudUnavailable
-from springtide.fleet.act import IN_FLIGHT_MAX, RELEASES_MAX, RENT_TRIES, Actor
+from springtide.fleet.act import IN_FLIGHT_MAX, RELEASE_CALLS_MAX, RELEASES_MAX, RENT_TRIES, Actor
 from springtide.fleet.intents import Deed
 from springtide.fleet.journal import Entry, Fault, Outcome
 from springtide.fleet.ports import one_service
@@ -46,7 +46,7 @@ class Stage:
             await release(node_ids)
 
         self.memory.rent = rent_counted  # type: ignore[method-assign] # counted and failing
-        self.memory.release = release_counted  # type: ignore[method-assign] # counted
+        self.memory.release = release_counted  # type: ignore[method-assign] # counted on the way
         self.actor = Actor(self.clock, ports, (A, B, H), self.record.append, lambda *_: None)
 
     async def carry_out(self, *actions: RentNodes | ReleaseNode | KeepNodes, seconds: float = 400.0) -> list[str]:
@@ -138,16 +138,18 @@ async def test_releases_of_a_tick_share_calls_and_each_has_its_outcome(stage: St
 
 
 async def test_room_is_counted_in_calls(stage: Stage) -> None:
-    releases = [Deed(COUNTER, ReleaseNode(f"n{n}", "cloud-h", ""), 1) for n in range(IN_FLIGHT_MAX * RELEASES_MAX + 5)]
-    assert stage.actor.fitting(releases) == IN_FLIGHT_MAX * RELEASES_MAX
+    names = [f"n{number}" for number in range(RELEASE_CALLS_MAX * RELEASES_MAX + 5)]
+    releases = [Deed(COUNTER, ReleaseNode(name, "cloud-h", ""), 1) for name in names]
     starts = [Deed(COUNTER, StartReplica(Spec(f"r{n}", "idc-a", "idc-a-0"), ""), 1) for n in range(IN_FLIGHT_MAX + 5)]
-    assert stage.actor.fitting(starts) == IN_FLIGHT_MAX
-    assert stage.actor.fitting([*starts[: IN_FLIGHT_MAX - 1], *releases]) == IN_FLIGHT_MAX - 1 + RELEASES_MAX
+    fit, rest = stage.actor.fitting([*starts, *releases])
+    assert fit == [*starts[:IN_FLIGHT_MAX], *releases[: RELEASE_CALLS_MAX * RELEASES_MAX]]
+    assert rest == [*starts[IN_FLIGHT_MAX:], *releases[RELEASE_CALLS_MAX * RELEASES_MAX :]]
     stage.memory.latency_s = 5.0
     stage.actor.begin([Deed(COUNTER, RENT, 1)])
     await asyncio.sleep(0)
     assert len(stage.actor.in_flight) == 1
-    assert stage.actor.fitting(starts) == IN_FLIGHT_MAX - 1
+    assert len(stage.actor.fitting(starts)[0]) == IN_FLIGHT_MAX - 1
+    assert len(stage.actor.fitting(releases)[0]) == RELEASE_CALLS_MAX * RELEASES_MAX
     await stage.actor.wait(0.0)
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from springtide import config
-from springtide.cli.clouds import access_keys, alibaba_settings, open_cloud
+from springtide.cli.clouds import access_keys, alibaba_settings, open_cloud, open_for_replicas
 from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.system import SystemClock
 from springtide.errors import ConfigError
@@ -226,6 +226,18 @@ def test_mistakes_of_zones_and_lines_are_named() -> None:
         "zones[1].price_cny_per_node_h",
         "zones[2].price_cny_per_node_h",
     ]
+
+
+def test_machines_that_would_stay_idle_are_not_paid_for(tmp_path: Path) -> None:
+    clock = SystemClock()
+    with pytest.raises(ConfigError, match="in vain"):
+        open_for_replicas(read(document()), clock, tmp_path)
+    here = document(ecs_endpoint="127.0.0.1:1", eci_endpoint="127.0.0.1:1", protocol="http")
+    assert not isinstance(open_for_replicas(read(here), clock, tmp_path), LocalCloud)
+    raw = document(driver="local")
+    for zone in raw["zones"][1:]:
+        zone["price_cny_per_node_h"] = 6.5
+    assert isinstance(open_for_replicas(read(raw), clock, tmp_path), LocalCloud)
 
 
 def test_a_variable_overrides_a_key_of_the_cloud() -> None:

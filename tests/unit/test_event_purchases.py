@@ -35,6 +35,17 @@ def test_an_event_on_no_calendar_is_the_counters_for_some_hours() -> None:
     assert of(COUNTER, now_ms=one.needed_until_ms) == ()
 
 
+def test_the_plans_own_times_count_where_the_calendar_has_another_day_only() -> None:
+    until_ms = NOW + 5_000_000
+    own = tuple(msgspec.structs.replace(one, needed_ms=NOW + 90_000, needed_until_ms=until_ms) for one in PLANS["live"])
+    tomorrow = msgspec.structs.replace(LIVE, opens_ms=NOW + 86_400_000)
+    found = purchases_of("web", {"live": own}, {"web": (tomorrow,)}, (), NOW)
+    assert {one.needed_until_ms for one in found} == {until_ms}
+    assert purchases_of("web", {"live": own}, {"web": (tomorrow,)}, (), until_ms) == ()
+    both = purchases_of("web", {"live": own}, {"web": (tomorrow, LIVE)}, (), NOW)
+    assert {one.needed_until_ms for one in both} == {NOW + 4_200_000}
+
+
 def test_an_event_that_is_over_buys_nothing() -> None:
     assert of("web", now_ms=NOW + 4_200_000) == ()
 

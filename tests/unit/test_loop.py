@@ -11,6 +11,7 @@ import structlog
 
 from springtide.drivers.memory.clock import VirtualClock
 from springtide.drivers.memory.fleet import MemoryBalancer, MemoryCloud, MemoryRuntime
+from springtide.errors import SensorError
 from springtide.fleet.act import IN_FLIGHT_MAX
 from springtide.fleet.journal import Decision, Fault, Journal, Outcome, read_journal
 from springtide.fleet.loop import ControlLoop, LoopSettings
@@ -217,6 +218,35 @@ async def test_the_history_is_bounded(stage: Stage) -> None:
     assert len(seen.wanted_before) <= 14
     counts = [count for _, count in seen.wanted_before]
     assert counts == sorted(counts, reverse=True)
+
+
+async def test_lines_are_read_and_one_that_fails_is_not_named(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "fleet.jsonl")
+
+    class Load:
+        value: float | None = 0.5
+
+        async def read(self) -> float:
+            if self.value is None:
+                raise SensorError("the line is down")
+            return self.value
+
+    east, west = Load(), Load()
+    ports = one_service(stage.balancer, stage.runtime, stage.cloud, (A, B, H))
+    ports = msgspec.structs.replace(ports, lines={"east": east, "west": west})
+    settings = LoopSettings("r1", (A, B, H), POLICY, (), tick_ms=500)
+    stage.loop = ControlLoop(stage.clock, ports, settings, stage.journal)
+    await stage.ticks(2)
+    assert stage.loop.latest is not None
+    assert stage.loop.latest[0].line_load == {"east": 0.5, "west": 0.5}
+    west.value, east.value = None, 1.0
+    await stage.ticks(1)
+    snapshot, plan = stage.loop.latest
+    assert snapshot.line_load == {"east": 1.0}
+    assert plan.line_limit.share == 0.8
+    await stage.ticks(1)
+    assert stage.loop.latest[0].line_limit == plan.line_limit
+    stage.journal.close()
 
 
 async def test_decisions_are_in_the_journal_before_their_outcomes(stage: Stage) -> None:

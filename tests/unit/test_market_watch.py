@@ -48,8 +48,9 @@ def watched() -> Watched:
 
 
 async def test_the_first_word_is_there_after_the_first_look(watched: Watched) -> None:
-    assert not watched.watch.heard
+    before = len(watched.watch.offers)
     await watched.look(0.5)
+    assert before == 0
     assert watched.watch.heard
     assert watched.watch.offers == (OFFER,)
     assert watched.watch.quotas == (Quota(Market.ON_DEMAND, 100),)

@@ -1,6 +1,7 @@
 """The contract of an event: steps backwards from its moment, its cost, its limits, and what would break it."""
 
 import math
+import random
 
 import msgspec
 import pytest
@@ -9,6 +10,8 @@ from springtide.decide.provision import provision
 from springtide.decide.readiness import boot_quantile_ms, probability
 from springtide.decide.schedule import Solvers, event_plan
 from springtide.decide.schedule_line import peak_share, pull_ms, warm_ms
+from springtide.decide.schedule_risks import _added
+from springtide.decide.schedule_spare import ForRent, irreplaceable
 from springtide.decide.schedule_steps import LATE_MIN, Moment, api_of, order_ms, paid_h, timetable
 from springtide.model import (
     EventImage,
@@ -25,6 +28,8 @@ from springtide.model import (
     Quota,
 )
 from tests.unit.events import APIS, AT_MS, CALM, HOUR_MS, ZONES, need, offer, offers, planned, with_image
+
+SOON = Moment(AT_MS, 0)
 
 
 def step(plan: EventPlan, name: str) -> tuple[int, int]:
@@ -64,6 +69,9 @@ def test_steps_follow_each_other_and_end_before_the_event() -> None:
         "release",
     ]
     warm, rent, boot, pull, start, traffic, event = (step(plan, one.name) for one in plan.milestones[:-1])
+    assert warm[1] - warm[0] == math.ceil(
+        1.5 * warm_ms(with_image(), sorted({one.zone for one in plan.provision.purchases}))
+    )
     assert warm[1] <= rent[0] == boot[0] <= rent[1] <= boot[1] <= pull[1] <= start[1] <= plan.wanted_ms
     assert (start[1], traffic[1]) == (traffic[0], event[0])
     assert event == (AT_MS, AT_MS + 2 * HOUR_MS)
@@ -246,15 +254,62 @@ def test_too_little_stock_is_refused_and_not_hidden() -> None:
     assert "3,520 of 6,400 cores cannot be had" in plan.refused[0]
 
 
-def test_scarce_machines_that_nothing_replaces_lower_the_probability() -> None:
-    def chance(stock: int) -> float:
-        what = need(cores=3_200, probability=0.5, odds=Odds(stock_out_plenty=0.05, boot_failed=0.0, zone_lost=0.0))
-        plan = planned(what, 6 * HOUR_MS, [offer(zone, stock=stock) for zone in ZONES])
-        return plan.probability
+def purchase(zone: str = "z-a", name: str = "big", count: int = 10, market: Market = Market.ON_DEMAND) -> Purchase:
+    return Purchase(zone, name, market, count, 32 * count, 640.0)
 
-    assert chance(34) < 0.95**3 + 0.01, "each of the three offers must deliver"
+
+def for_rent(have: list[Offer], *quotas: Quota) -> ForRent:
+    return ForRent({one.key: one for one in have}, quotas)
+
+
+def test_what_nothing_replaces_is_known_by_planning_without_it() -> None:
+    buy = [purchase("z-a"), purchase("z-b")]
+    roomy = [offer("z-a", stock=20), offer("z-b", stock=20)]
+    assert irreplaceable(need(), buy, for_rent(roomy)) == frozenset()
+    scarce = [offer("z-a", stock=15), offer("z-b", stock=20)]  # z-a has 5 left when 10 of it are taken
+    assert irreplaceable(need(), buy, for_rent(scarce)) == {"z-b/big/on_demand"}
+    uneven = [purchase("z-a", count=12), purchase("z-b", count=8), purchase("z-c", count=1)]
+    tight = for_rent([offer("z-a", stock=20), offer("z-b", stock=8), offer("z-c", stock=1)])
+    assert "z-c/big/on_demand" not in irreplaceable(need(zone_share_max=0.65), uneven, tight), "13 of 21 is 62%"
+    assert "z-c/big/on_demand" in irreplaceable(need(zone_share_max=0.6), uneven, tight)
+    spread = need(zone_share_max=0.5)  # all of it in one zone is not allowed
+    assert irreplaceable(spread, buy, for_rent(roomy)) == {"z-a/big/on_demand", "z-b/big/on_demand"}
+
+
+def test_a_quota_that_others_have_taken_replaces_nothing() -> None:
+    buy = [purchase("z-a"), purchase("z-b", count=4)]
+    roomy = [offer("z-a", stock=20), offer("z-b", stock=20)]
+    quota = Quota(Market.ON_DEMAND, 14 * 32, zone="z-a")  # of it 4 machines' worth is left
+    assert irreplaceable(need(), buy, for_rent(roomy, quota)) == frozenset()
+    quota = Quota(Market.ON_DEMAND, 13 * 32, zone="z-a")
+    assert irreplaceable(need(), buy, for_rent(roomy, quota)) == {"z-b/big/on_demand"}
+
+
+def test_what_nothing_replaces_is_lost_when_it_is_out_of_stock() -> None:
+    have = {one.key: one for one in (offer("z-a"), offer("z-b", market=Market.SPOT))}
+    buy = [purchase("z-a"), purchase("z-b", market=Market.SPOT)]
+    table = timetable(need(), buy, have, 0.01, Moment(AT_MS, 0, frozenset({"z-a/big/on_demand"})))
+    spills = {one.batch.zone: (one.batch.spill_ms, one.batch.spot) for one in table.dated}
+    assert spills == {"z-a": (None, False), "z-b": (need().odds.spill_ms, True)}
+
+
+def test_an_offer_that_must_deliver_bounds_the_probability() -> None:
     what = need(cores=3_200, odds=Odds(stock_out_plenty=0.05, boot_failed=0.0, zone_lost=0.0))
+    scarce = planned(what, 6 * HOUR_MS, [offer(zone, stock=34) for zone in ZONES])
+    assert scarce.probability == pytest.approx(0.95**3, abs=1e-3), "each of the three has to deliver"
+    assert "at best" in scarce.refused[0]
     assert planned(what, 6 * HOUR_MS, [offer(zone, stock=200) for zone in ZONES]).probability >= 0.99
+
+
+def test_nothing_is_ready_before_its_image_has_crossed_a_slow_line() -> None:
+    what = with_image(size_mb=10_000, gbit=1.2, lines=1)
+    plan = planned(what, 300_000)
+    warm = step(plan, "warm caches")
+    assert warm[0] == AT_MS - 300_000, "it is begun at once"
+    pulled = max(pull_ms(what, zone, 1) for zone in ZONES)
+    assert plan.ready_ms >= warm[1] + pulled + what.start_ms > AT_MS
+    assert plan.probability == 0.0
+    assert plan.refused[-1].startswith("too late")
 
 
 def test_losses_are_planned_again_one_by_one() -> None:
@@ -263,6 +318,9 @@ def test_losses_are_planned_again_one_by_one() -> None:
     rented = {one.zone for one in plan.provision.purchases}
     assert kinds >= {("zone", zone) for zone in rented} | {("zone", "room"), ("line", "line-0"), ("line", "line-1")}
     assert {name for kind, name in kinds if kind == "type"} == {one.instance_type for one in plan.provision.purchases}
+    room = next(risk for risk in plan.breaks if risk.name == "room")
+    assert room.missing_cores == 4_000 - (plan.provision.cores - plan.cores)
+    assert room.added_fen_per_h >= 4_000 / 32 * 600, "its cores are bought on top"
     assert plan.risks == tuple(risk.text for risk in plan.breaks if risk.missing_cores or risk.kind == "line")
     for risk in plan.breaks:
         if risk.kind == "zone" and risk.name in rented:
@@ -271,6 +329,20 @@ def test_losses_are_planned_again_one_by_one() -> None:
             assert risk.late_ms > 60_000, "no machine boots sooner"
         if risk.kind == "type":
             assert risk.late_ms < 60_000, "it is noticed at the order, minutes before"
+
+
+def test_only_what_is_missing_is_ordered_again() -> None:
+    kept = timetable(
+        need(), [purchase("z-a"), purchase("z-b")], {one.key: one for one in offers_big()}, 0.01, SOON
+    ).dated
+    mended = Provision(
+        (purchase("z-a", count=14), purchase("z-b", count=9), purchase("z-c", count=3)), 832, 1.0, 1.0, 0.0
+    )
+    assert [(one.zone, one.count, one.cores) for one in _added(kept, mended)] == [("z-a", 4, 128), ("z-c", 3, 96)]
+
+
+def offers_big() -> list[Offer]:
+    return [offer(zone) for zone in ZONES]
 
 
 def test_a_zone_whose_loss_nothing_makes_up_for_is_named() -> None:
@@ -288,6 +360,7 @@ def test_the_only_line_down_takes_the_cloud_along() -> None:
     narrow = planned(with_image(lines=2, gbit=5))
     risks = [one for one in narrow.breaks if one.kind == "line"]
     room, carried = 5e9 / 8 * 0.8, 1e8 + 5e8
+    assert all(f"{one.short_cores:,} rented cores cannot be used" in one.text for one in risks)
     assert {one.short_cores for one in risks} == {math.ceil(6_400 * (1 - (room - 1e8) / (carried - 1e8)))}
 
 
@@ -321,3 +394,32 @@ def test_the_probability_is_that_of_the_purchases_as_they_are_dated() -> None:
     table = timetable(what, plan.provision.purchases, have, LATE_MIN, Moment(what.wanted_ms, 0))
     earlier = probability(table.batches, 1_600, what.wanted_ms, what.odds)
     assert earlier >= plan.probability
+
+
+def test_played_out_by_chance_the_plan_stands_in_time_as_often_as_it_says() -> None:
+    """Machines are made at the API's pace from the orders on, boot by chance, fail, or are ordered again elsewhere."""
+    odds = Odds(boot_failed=0.01, stock_out_plenty=0.05, zone_lost=0.02, spill_ms=15_000)
+    what = need(probability=0.9, odds=odds)
+    have = {one.key: one for one in offers()}
+    plan = planned(what)
+    chance, runs, met = random.Random(3), 3_000, 0
+    for _ in range(runs):
+        lost = {zone for zone in ZONES if chance.random() < odds.zone_lost}
+        replicas = 0
+        for one in plan.provision.purchases:
+            median, p99 = have[one.offer_key].boot_ms
+            sigma = math.log(p99 / median) / 2.3263478740408408
+            delay = odds.spill_ms if chance.random() < odds.stock_out_plenty else 0
+            api = api_of(APIS, one.market)
+            assert api is not None
+            made = order_ms(api, one.count, 0)
+            for number in range(one.count):
+                up = one.order_ms + made * (number + 1) / one.count + delay
+                up += chance.lognormvariate(math.log(median), sigma)
+                ready = up + what.start_ms <= what.wanted_ms and chance.random() >= odds.boot_failed
+                replicas += 8 if ready and one.zone not in lost else 0
+        met += replicas * 4 >= what.cores
+    found = met / runs
+    noise = 4 * math.sqrt(plan.probability * (1 - plan.probability) / runs)
+    assert found >= plan.probability - noise
+    assert found <= plan.probability + 0.05, "it is not far too careful either"

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from springtide.decide.strays import Claims, Leaders, SweepPolicy, judge
+from springtide.decide.strays import ROUNDED_MS, Claims, Leaders, SweepPolicy, judge
 from springtide.model import Node, NodeState
 
 H = 3_600_000
@@ -45,10 +45,11 @@ def test_what_a_running_leader_lists_or_buys_stays_however_old_it_is(age_ms: int
 
 
 def test_what_a_running_leader_does_not_know_goes_once_it_has_had_the_time_to_list_it() -> None:
-    assert not is_stray(node(age_ms=GRACE - 1), Claims(Leaders.RUNNING, heard_ms=NOW))
-    assert is_stray(node(age_ms=GRACE + 2), Claims(Leaders.RUNNING, heard_ms=NOW))
+    known_ms = GRACE + ROUNDED_MS  # the moment of an order is known to the minute
+    assert not is_stray(node(age_ms=known_ms), Claims(Leaders.RUNNING, heard_ms=NOW))
+    assert is_stray(node(age_ms=known_ms + 2), Claims(Leaders.RUNNING, heard_ms=NOW))
     # Its list is older than the node: it says nothing of it.
-    assert not is_stray(node(age_ms=GRACE + 2), Claims(Leaders.RUNNING, heard_ms=NOW - 3))
+    assert not is_stray(node(age_ms=known_ms + 2), Claims(Leaders.RUNNING, heard_ms=NOW - 3))
     assert not is_stray(node(age_ms=400 * H), Claims(Leaders.RUNNING, heard_ms=0))
 
 

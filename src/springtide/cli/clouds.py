@@ -43,6 +43,17 @@ def open_cloud(config: Config, clock: SystemClock, folder: Path) -> Cloud:
     return AlibabaCloud(alibaba_settings(config), clock, keys=access_keys(config.cloud))
 
 
+def open_for_replicas(config: Config, clock: SystemClock, folder: Path) -> Cloud:
+    """As `open_cloud`, for a loop that rents. Raises ConfigError where machines would be paid for and stay idle."""
+    if config.fleet.runtime == "process" and not config.cloud.is_here:
+        msg = (
+            'cloud.driver: with runtime = "process" in [fleet] all replicas run on this machine, and rented ones would '
+            'be paid for in vain; give runtime = "docker", or driver = "local"'
+        )
+        raise ConfigError(msg)
+    return open_cloud(config, clock, folder)
+
+
 def alibaba_settings(config: Config) -> AlibabaSettings:
     """The account's side of a configuration. Raises ConfigError when the file of `user_data` cannot be read."""
     cloud = config.cloud

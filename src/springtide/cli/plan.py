@@ -178,8 +178,9 @@ def _applied(plan: EventPlan, here: Here, zone: tzinfo | None) -> str:
     purchases = plan.provision.purchases
     if not purchases:
         return f"handed to the platform of {here.data}: nothing has to be ordered"
+    orders = "order" if len(purchases) == 1 else "orders"
     first = iso(min(one.order_ms for one in purchases), zone)
-    return f"handed to the platform of {here.data}: {len(purchases)} orders, the first at {first}"
+    return f"handed to the platform of {here.data}: {len(purchases):,} {orders}, the first at {first}"
 
 
 def _with_moment(plan: EventPlan, need: EventNeed, zone: tzinfo | None) -> EventPlan:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from springtide.cli.clouds import open_cloud
+from springtide.cli.clouds import open_for_replicas
 from springtide.cli.platform_balancers import ServiceBalancers, start_engine
 from springtide.cli.platform_folder import PlatformFolder, PlatformSettings, Running
 from springtide.cli.platform_images import image_parts, start_keeper, start_origin
@@ -106,7 +106,7 @@ async def _loop(stack: AsyncExitStack, platform: _Platform, order_path: OrderPat
     balancers = ServiceBalancers(await start_engine(config.fleet.balancer, folder.balancer, clock), clock)
     stack.push_async_callback(balancers.release)
     zones = config.fleet_zones()
-    cloud = open_cloud(config, clock, folder.data)
+    cloud = open_for_replicas(config, clock, folder.data)
     stack.push_async_callback(cloud.close)
     ports = FleetPorts(
         runtimes=runtimes,

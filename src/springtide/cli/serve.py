@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from springtide.cli.clouds import open_cloud
+from springtide.cli.clouds import open_for_replicas
 from springtide.cli.examples import example
 from springtide.cli.roles import RoleSettings
 from springtide.cli.stores import Given, Places, Stores, all_started, start_stores
@@ -183,7 +183,7 @@ async def _fleet(stack: AsyncExitStack, config: Config, folders: Folders, clock:
     """The control loop and its counters."""
     runtime = await make_runtime(folders, clock, started.settings)
     stack.push_async_callback(runtime.close)
-    cloud = open_cloud(config, clock, folders.run)
+    cloud = open_for_replicas(config, clock, folders.run)
     stack.push_async_callback(cloud.close)
     settings = LoopSettings(
         run_id=SystemIds().new("")[:8],

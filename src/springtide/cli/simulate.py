@@ -13,10 +13,12 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from springtide.cli.running import EXIT_INTERRUPTED
+from springtide.cli.simulate_seeds import SeedOptions, run_seeds
 from springtide.cli.simulate_show import Progress, show
 from springtide.drivers.system import SystemClock
 from springtide.errors import ConfigError
 from springtide.twin.simulation.approaches import approach
+from springtide.twin.simulation.invariants import checks
 from springtide.twin.simulation.outcome import Outcome
 from springtide.twin.simulation.reading import counts_of, find_scenario, shipped, with_demand
 from springtide.twin.simulation.run import simulate as run
@@ -31,6 +33,11 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
     policy: Annotated[str, Parameter(help="Who decides.")] = "springtide",
     demand: Annotated[Path | None, Parameter(help="A CSV file of `timestamp,value`: counts that drive demand.")] = None,
     scale: Annotated[float, Parameter(help="How many people each count of that file stands for.")] = 1.0,
+    seeds: Annotated[int, Parameter(help="Try so many seeds of random faults, and tell what breaks.")] = 0,
+    first_seed: Annotated[int, Parameter(help="The first of them.")] = 1,
+    processes: Annotated[int, Parameter(help="So many at once.")] = 1,
+    shrink: Annotated[bool, Parameter(negative=(), help="Find a smaller scenario that breaks the same.")] = False,
+    out: Annotated[Path, Parameter(help="Where that is written.")] = Path("out/simulate"),
     json: Annotated[bool, Parameter(help="The outcome as JSON on standard output.")] = False,
 ) -> int:
     """Rehearse a sale on a virtual clock, by the decisions that run in production. Without a name: list them."""
@@ -39,12 +46,22 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
         return 0
     wanted = _with_options(find_scenario(scenario), calendar=calendar, demand=demand, scale=scale)
     counts = counts_of(wanted)
+    if seeds or shrink:
+        if seed is not None:
+            wanted = msgspec.structs.replace(wanted, seed=seed)
+        words = _words(scenario, seed, calendar=calendar, demand=demand, scale=scale)
+        return run_seeds(wanted, counts, SeedOptions(seeds, first_seed, processes, shrink, out, words, json))
     who = approach(policy, wanted)
     clock = SystemClock()
     began_s = clock.monotonic_s()
     with Progress(wanted) if sys.stderr.isatty() else nullcontext() as progress:
         outcome = run(
-            wanted, seed, policy=who, counts=counts, on_sample=progress.sample if progress is not None else None
+            wanted,
+            seed,
+            policy=who,
+            counts=counts,
+            on_sample=progress.sample if progress is not None else None,
+            watches=(checks(wanted),),
         )
     outcome = msgspec.structs.replace(outcome, wall_s=round(clock.monotonic_s() - began_s, 3))
     _tell(wanted, outcome, as_json=json)
@@ -59,6 +76,14 @@ def _with_options(scenario: Scenario, *, calendar: bool, demand: Path | None, sc
     if demand is not None:
         scenario = with_demand(scenario, demand, scale)
     return msgspec.structs.replace(scenario, calendar=scenario.calendar and calendar)
+
+
+def _words(scenario: str, seed: int | None, *, calendar: bool, demand: Path | None, scale: float) -> tuple[str, ...]:
+    """The words of the command line that give the same scenario again."""
+    words = [scenario]
+    words += [] if calendar else ["--no-calendar"]
+    words += [] if demand is None else ["--demand", str(demand), "--scale", f"{scale:g}"]
+    return tuple(words if seed is None else [*words, "--seed", str(seed)])
 
 
 def _tell(scenario: Scenario, outcome: Outcome, *, as_json: bool) -> None:

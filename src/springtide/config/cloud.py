@@ -100,13 +100,17 @@ class CloudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         wrong.extend(
             f"types: {name} stands twice" for name in sorted({name for name in names if names.count(name) > 1})
         )
-        if self.protocol == "http" and not all(
-            endpoint.startswith(_LOOPBACK) for endpoint in (self.ecs_endpoint, self.eci_endpoint)
-        ):
+        if self.protocol == "http" and not self.is_here:
             wrong.append(
                 'protocol: "http" is for a cloud on this machine; give "https", or both endpoints as 127.0.0.1:PORT'
             )
         return wrong
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the cloud is on this machine: its machines are not real, and cost nothing."""
+        endpoints = (self.ecs_endpoint, self.eci_endpoint)
+        return self.driver == "local" or all(endpoint.startswith(_LOOPBACK) for endpoint in endpoints)
 
     def beside(self, folder: Path) -> "CloudSettings":
         """The same, with the files it names counted from this folder."""

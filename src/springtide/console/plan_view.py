@@ -9,7 +9,7 @@ from rich.text import Text
 
 from springtide.model import EventNeed, EventPlan, Purchase
 
-RISKS_MAX = 12
+RISKS_MAX = 20
 """More risks than these are in the JSON only: the worst come first."""
 
 _FEN = 100

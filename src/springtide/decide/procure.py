@@ -25,6 +25,10 @@ ROUNDS = 4
 """How often in a tick the cheapest is looked for: again where zones may not have all that was found in them."""
 
 
+SPARE_MS = 600_000
+"""What an event's plan has bought stays for so long after its capacity is wanted, though the demand wants less."""
+
+
 class Procured(msgspec.Struct, frozen=True):
     """The placement, the purchases that it needs, and what a person has to know.
 
@@ -120,7 +124,7 @@ class Buyer:
     def held(self, placement: Placement) -> int:
         """Replicas' worth of machines to leave alone beside a placement: for events out of sight, and as spare."""
         now_ms = self._snapshot.now_ms
-        in_sight = _scheduled_slots(self._supply, now_ms, self.in_sight_ms)
+        in_sight = _scheduled_slots(self._supply, now_ms - SPARE_MS, self.in_sight_ms)
         in_cloud = sum(placement.by_zone[zone.name] for zone in self._supply.zones)
         return self.planned + max(0, in_sight - in_cloud)
 
@@ -150,7 +154,7 @@ def procure(
     buyer = Buyer(supply, ahead_ms)
     room = open_slots(observed, policy, buyer.have)
     placement = place(wanted, snapshot.zones, policy, down, Offered(room, supply.prices, "no offer is needed"), budget)
-    free = sum(count - placement.by_zone[name] for name, count in buyer.have.items())
+    free = sum(room[zone.name] - placement.by_zone[zone.name] for zone in supply.zones if zone.name not in down)
     kept = budget is None or placement.promised >= budget.promised
     if placement.short == 0 and placement.detour == 0 and kept and free >= buyer.planned:
         return Procured(placement, supply, held=buyer.held(placement))
@@ -200,7 +204,8 @@ def _scheduled_slots(supply: Supply, after_ms: int, until_ms: int | None = None)
         purchase.count * supply.slots_of(purchase)
         for purchase in snapshot.purchases
         if (purchase.ordered or purchase.order_ms <= snapshot.now_ms)
-        and purchase.needed_ms > after_ms
+        and after_ms < purchase.needed_ms
+        and snapshot.now_ms < purchase.needed_until_ms
         and (until_ms is None or purchase.needed_ms <= until_ms)
     )
 

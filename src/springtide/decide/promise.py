@@ -19,7 +19,8 @@ def unkept(observed: Observed, policy: FleetPolicy, procured: Procured, wanted: 
         if snapshot.now_ms < event.opens_ms <= snapshot.now_ms + ahead_ms + event.ready_ms
     ]
     supply = procured.supply
-    if not events or supply is None or len(observed.serving) >= wanted:
+    stands = len(observed.serving) >= wanted and not observed.reclaimed
+    if not events or supply is None or stands:
         return []
     found = []
     for event in sorted(events, key=lambda one: one.opens_ms)[:1]:

@@ -89,7 +89,7 @@ class Reconciler:
         self.no_room = False
 
     def compute(self) -> tuple[Action, ...]:
-        """At most `actions_max` actions; the rest is found again at the next tick."""
+        """At most `actions_max` actions, beside nodes given back together; the rest is found again at the next tick."""
         if self._observed.is_stale("replicas"):
             return ()
         starts = self._starts()
@@ -104,9 +104,9 @@ class Reconciler:
             actions += [*drains, *self._last_drains(drains)]
             releases += self._releases({start.spec.node_id for start in starts})
         begun = tuple(actions[: self._policy.actions_max])
-        # Nodes of a cloud with offers are given back together: so many are one call.
+        # Nodes of a cloud with offers are given back together: so many are one call, for which there is always room.
         calls = self._policy.actions_max - len(begun)
-        begun += tuple(releases[: calls * (RELEASES_MAX if self._supply else 1)])
+        begun += tuple(releases[: max(1, calls) * RELEASES_MAX if self._supply else calls])
         self.scaled_in = any(isinstance(action, DrainReplica) and action.replica_id in staged for action in begun)
         return begun
 
@@ -339,7 +339,7 @@ class Reconciler:
         """
         observed, cordoned = self._observed, self._snapshot.cordoned
         over = {name: count - self._placement.by_zone[name] for name, count in supply.there.items()}
-        left = sum(over.values()) - self._held
+        left = sum(count for name, count in over.items() if name not in self._kept) - self._held
         if left <= 0 and not observed.reclaimed and not cordoned:
             return
         for zone in reversed(self._cloud()):

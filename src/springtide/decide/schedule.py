@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from springtide.decide.provision import provision, repair
-from springtide.decide.readiness import boot_quantile_ms
+from springtide.decide.readiness import boot_quantile_ms, boot_share
 from springtide.decide.schedule_line import peak_share, pull_ms, warm_ms
 from springtide.decide.schedule_risks import Mend, Planning, breaks
 from springtide.decide.schedule_spare import ForRent, Planned, Solve, with_spare
 from springtide.decide.schedule_steps import Moment, cost_fen, ready_ms
 from springtide.model import EventNeed, EventPlan, Milestone, Offer, Provision, Purchase, Quota
 
-_MS_PER_H = 3_600_000
+SHOWN_MIN = 1e-4
+"""A smaller share of machines is not spoken of."""
+
 _MS_PER_MIN = 60_000
 
 
@@ -45,8 +47,7 @@ def event_plan(
         free = with_spare(need, ForRent(market.offers), moment, solvers.solve)
         if free.provision.short_cores < plan.provision.short_cores:
             plan, missing = free, _missing_quotas(free.provision, market)
-    until_ms = need.at_ms + need.lasts_ms + need.release_ms
-    cost = cost_fen(plan.table.purchases, market.offers, until_ms)
+    cost = cost_fen(plan.table.purchases, market.offers, need.released_ms)
     ready = ready_ms(need, plan.table.batches, max(now_ms, plan.table.begin_ms))
     if ready is not None and plan.probability >= need.probability:
         ready = min(ready, need.wanted_ms)  # it is found to the second
@@ -154,7 +155,8 @@ def _milestones(need: EventNeed, plan: Planned, market: ForRent, missing: Sequen
     yield Milestone("rent", table.begin_ms, table.ordered_ms, f"{machines:,} machines, in batches at the API's rates")
     first = min(one.purchase.order_ms for one in table.dated)
     booted = max(one.batch.ordered_ms + _boot_ms(one.purchase, market, table.late) for one in table.dated)
-    share = f"all but {table.late:.2%} of the machines" if table.late >= 1e-4 else "all machines"  # noqa: PLR2004 - in words
+    late = max(_late_share(one.purchase, market, table.late) for one in table.dated)
+    share = f"all but {late:.2%} of the machines" if late >= SHOWN_MIN else "all machines"
     yield Milestone("boot", first, booted, f"{share} are up, for {asked} with {_spare(need, plan)}")
     done = booted
     if any(one.pull_ms for one in table.dated):
@@ -166,11 +168,17 @@ def _milestones(need: EventNeed, plan: Planned, market: ForRent, missing: Sequen
     yield Milestone("traffic", ready, max(ready, need.at_ms), "the balancers give the new replicas their share")
     until_ms = need.at_ms + need.lasts_ms
     yield Milestone("event", need.at_ms, until_ms, f"{need.cores:,} cores, {need.rented_cores:,} of them rented")
-    yield Milestone("release", until_ms, until_ms + need.release_ms, "cloud first: drained, stopped, given back")
+    yield Milestone("release", until_ms, need.released_ms, "cloud first: drained, stopped, given back")
 
 
 def _boot_ms(purchase: Purchase, market: ForRent, late: float) -> int:
     return math.ceil(boot_quantile_ms(market.offers[purchase.offer_key].boot_ms, late))
+
+
+def _late_share(purchase: Purchase, market: ForRent, late: float) -> float:
+    """The share of machines that are still booting then: none where all take equally long."""
+    boot_ms = market.offers[purchase.offer_key].boot_ms
+    return 1.0 - boot_share(boot_ms, boot_quantile_ms(boot_ms, late) + 1)
 
 
 def _spare(need: EventNeed, plan: Planned) -> str:

@@ -20,6 +20,9 @@ Mend = Callable[[Provision, ProvisionNeed, Sequence[Offer], Sequence[Quota]], Pr
 WITHIN_MS = 6_000
 """How exactly a delay is found: to a tenth of a minute, as it is told."""
 
+OWN_TYPE = "the machine that each zone has"
+"""How a type without a name is called."""
+
 _MS_PER_MIN = 60_000
 
 
@@ -87,8 +90,11 @@ def _types(planning: Planning) -> Iterator[EventRisk]:
         asked_ms = max(planning.now_ms, min(one.purchase.order_ms for one in gone)) + planning.need.odds.spill_ms
         short = max(0, planning.need.rented_cores - mended.cores)
         late_ms = _late_ms(planning, kept, mended, asked_ms, short)
-        when = f"ready {late_ms / _MS_PER_MIN:.1f} min late" if late_ms else "still ready in time"
-        text = f"{name} out of stock in all zones: {missing:,} cores ordered elsewhere; {when}"
+        words = [f"{name or OWN_TYPE} out of stock in all zones: {missing:,} cores missing when they are ordered"]
+        if missing > short:
+            when = f"ready {late_ms / _MS_PER_MIN:.1f} min late" if late_ms else "still ready in time"
+            words.append(f"ordered elsewhere, {when}")
+        text = "; ".join(words)
         yield _risk(planning, mended, EventRisk("type", name, missing, late_ms, short, 0.0, text))
 
 

@@ -16,7 +16,7 @@ from springtide.decide.schedule_steps import (
     ready_ms,
     replicas_wanted,
 )
-from springtide.model import EventNeed, Offer, Provision, ProvisionNeed, Purchase, Quota
+from springtide.model import EventNeed, Market, Offer, Provision, ProvisionNeed, Purchase, Quota
 
 SPARES = (0.0, 0.002, 0.004, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5)
 """The shares that are tried, in this order; a service of few machines passes those that add none."""
@@ -111,8 +111,8 @@ def planned(
     wanted = replicas_wanted(need)
     chance = probability(table.batches, wanted, moment.wanted_ms, need.odds)
     if chance >= need.probability:
-        until_ms = need.at_ms + need.lasts_ms + need.release_ms
-        return Planned(provision, table, chance, (IN_TIME, cost_fen(table.purchases, market.offers, until_ms)))
+        cost = cost_fen(table.purchases, market.offers, need.released_ms)
+        return Planned(provision, table, chance, (IN_TIME, cost))
     worth_ms = known[1] - WORTH_MS if known and known[0] == LATE else math.inf
     if worth_ms < math.inf and not is_sure(table.batches, wanted, worth_ms, need.odds, need.probability):
         return Planned(provision, table, chance, (LATE, math.inf))
@@ -128,7 +128,7 @@ def irreplaceable(need: EventNeed, purchases: Sequence[Purchase], market: ForRen
         one.offer_key
         for one in purchases
         if cheapest(
-            msgspec.structs.replace(provision_need(need, one.cores), held=_held(purchases, one)),
+            _again(need, purchases, one),
             _left(purchases, market, one),
             _quotas_left(purchases, market, one),
         ).short_cores
@@ -170,12 +170,14 @@ def _enlarged(provision: Provision, share: float) -> Provision:
     return msgspec.structs.replace(provision, purchases=purchases)
 
 
-def _held(purchases: Collection[Purchase], without: Purchase) -> dict[str, int]:
+def _again(need: EventNeed, purchases: Collection[Purchase], without: Purchase) -> ProvisionNeed:
+    """The cores of one purchase, all the others having been made."""
     held: dict[str, int] = {}
-    for one in purchases:
-        if one.offer_key != without.offer_key:
-            held[one.zone] = held.get(one.zone, 0) + one.cores
-    return held
+    others = [one for one in purchases if one.offer_key != without.offer_key]
+    for one in others:
+        held[one.zone] = held.get(one.zone, 0) + one.cores
+    spot = sum(one.cores for one in others if one.market is Market.SPOT)
+    return msgspec.structs.replace(provision_need(need, without.cores), held=held, held_spot=spot)
 
 
 def _left(purchases: Collection[Purchase], market: ForRent, without: Purchase) -> list[Offer]:

@@ -11,6 +11,9 @@ import msgspec
 
 from springtide.model import Node
 
+ROUNDED_MS = 60_000
+"""By how much the moment of an order may be too early: ECS tells `CreationTime` to the minute."""
+
 
 class Leaders(StrEnum):
     """What is known of the control loops that share this installation's nodes."""
@@ -80,7 +83,7 @@ def _led(node: Node, claims: Claims, policy: SweepPolicy) -> tuple[bool, str]:
     """A leader runs: what it does not list, long after the order, it will never look after."""
     if node.node_id in claims.node_ids or node.client_token in claims.tokens:
         return False, "a running leader has it in its list"
-    unknown_ms = claims.heard_ms - _begun_ms(node)
+    unknown_ms = claims.heard_ms - _begun_ms(node) - ROUNDED_MS
     if unknown_ms > policy.grace_ms:
         return True, f"the running leader does not know it, {_span(unknown_ms)} after its order"
     return False, "younger than the grace: the leader may still list it"

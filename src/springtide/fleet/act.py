@@ -41,6 +41,9 @@ T = TypeVar("T")
 IN_FLIGHT_MAX = 64
 """Calls under way at once; what does not fit is decided again at the next tick."""
 
+RELEASE_CALLS_MAX = 4
+"""Calls that give nodes back under way at once, beside those."""
+
 RELEASES_MAX = 100
 """Nodes that one call gives back (ECS: DeleteInstances takes 1 to 100 ids)."""
 
@@ -119,19 +122,24 @@ class Actor:
             self._fills.popleft()
         return tuple(self._fills)
 
-    def fitting(self, deeds: Sequence[Deed]) -> int:
-        """How many of these, from the first on, may be begun now; releases share a call."""
-        room = IN_FLIGHT_MAX - len(self._tasks)
-        releases = 0
-        for number, deed in enumerate(deeds):
+    def fitting(self, deeds: Sequence[Deed]) -> tuple[list[Deed], list[Deed]]:
+        """Those of the deeds that may be begun now, the first ones first, and those that may not.
+
+        Nodes are given back together, and have calls of their own: what else is under way never keeps their bill going.
+        """
+        releasing = sum(isinstance(group[0].action, ReleaseNode) for group in self._tasks.values())
+        room = IN_FLIGHT_MAX - (len(self._tasks) - releasing)
+        releases = (RELEASE_CALLS_MAX - releasing) * RELEASES_MAX
+        fit: list[Deed] = []
+        rest: list[Deed] = []
+        for deed in deeds:
             if isinstance(deed.action, ReleaseNode):
-                releases += 1
-                room -= releases % RELEASES_MAX == 1
+                releases -= 1
+                (fit if releases >= 0 else rest).append(deed)
             else:
                 room -= 1
-            if room < 0:
-                return number
-        return len(deeds)
+                (fit if room >= 0 else rest).append(deed)
+        return fit, rest
 
     async def set_endpoints(self, service: str, balancer: Balancer, action: SetEndpoints, tick: int) -> bool:
         """Give a balancer its list; False when it may not have it."""

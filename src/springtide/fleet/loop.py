@@ -279,10 +279,10 @@ class ControlLoop:
             # A replica that the balancer may still send to must not begin to refuse.
             if not isinstance(action, SetEndpoints) and (has_list or not isinstance(action, DrainReplica))
         ]
-        room = self._actor.fitting(deeds)
-        for deed in deeds[room:]:
+        fit, rest = self._actor.fitting(deeds)
+        for deed in rest:
             self._actor.refuse(deed, "as many actions as may be are under way")
-        deeds = [deed for deed in deeds[:room] if self._is_startable(deed)]
+        deeds = [deed for deed in fit if self._is_startable(deed)]
         if self._lead is not None:
             deeds = await self._lead.write(deeds, self._actor.refuse)
         self._begin(deeds)

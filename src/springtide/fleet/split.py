@@ -7,6 +7,7 @@ sees what those before it have just planned as if it were under way.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 
 import msgspec
 
@@ -16,6 +17,7 @@ from springtide.model import (
     COUNTER,
     Action,
     CalendarEvent,
+    Market,
     Node,
     Offer,
     Purchase,
@@ -231,22 +233,40 @@ class Fleet:
             for offer in self._seen.offers
         )
 
+    @cached_property
+    def _rented_cores(self) -> Counter[tuple[Market, str]]:
+        """Cores of the rented nodes by market and zone, and by market in all zones ("")."""
+        found: Counter[tuple[Market, str]] = Counter()
+        for node in self._nodes:
+            if node.client_token:
+                found[node.market, node.zone] += node.cores
+                found[node.market, ""] += node.cores
+        return found
+
     def _quotas_for(self, service: str) -> tuple[Quota, ...]:
         """The quotas with what is listed since they were asked for, and what other services have on order."""
         found = []
         for quota in self._seen.quotas:
-            rented = (n for n in self._nodes if n.client_token and n.market is quota.market)
-            used = max(quota.used_cores, sum(n.cores for n in rented if quota.zone in {"", n.zone}))
+            used = max(quota.used_cores, self._rented_cores[quota.market, quota.zone])
             for action, count in self._ordered_by_others(service):
                 if action.market is quota.market and quota.zone in {"", action.zone}:
                     used += count * action.cores
             found.append(quota if used == quota.used_cores else msgspec.structs.replace(quota, used_cores=used))
         return tuple(found)
 
+    @cached_property
+    def _fen_per_h(self) -> defaultdict[str, float]:
+        """What the rented nodes of each service cost."""
+        found: defaultdict[str, float] = defaultdict(float)
+        for node in self._nodes:
+            if node.client_token:
+                found[self._owners[node.node_id]] += node.price_fen_per_h
+        return found
+
     def _others_fen_per_h(self, service: str) -> float:
         """What the nodes of other services cost, those on order included."""
+        total = sum(cost for owner, cost in sorted(self._fen_per_h.items()) if owner != service)
         orders = self._ordered_by_others(service)
-        total = sum(n.price_fen_per_h for n in self._nodes if self._owners.get(n.node_id, service) != service)
         if orders:
             prices = {offer.key: offer.price_fen_per_h for offer in self._seen.offers}
             total += sum(count * prices.get(action.order.offer_key, 0.0) for action, count in orders)

@@ -111,6 +111,11 @@ class EventNeed(msgspec.Struct, frozen=True):
         return self.at_ms - self.ready_ms
 
     @property
+    def released_ms(self) -> int:
+        """Until when what is rented is paid for."""
+        return self.at_ms + self.lasts_ms + self.release_ms
+
+    @property
     def rented_cores(self) -> int:
         """What has to be rented."""
         return max(0, self.cores - self.free_cores)

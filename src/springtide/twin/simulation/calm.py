@@ -37,10 +37,13 @@ class Calm:
         self.enough_s = fleet.patience_s + fleet.drain_s + stages_s + SLACK_S
         """For so long it has to be calm until the cloud is empty, seconds."""
 
-    def lasts_s(self, at_s: float, count: Plan | None) -> float:
-        """For how long it has been calm at this moment, by the last plan; 0: it is not."""
-        calm = self._ever and count is not None and count.demand.high <= self._per_s and not self._expects(at_s)
-        if not calm:
+    def lasts_s(self, at_s: float, count: Plan | None, *, ours: bool = True) -> float:
+        """For how long it has been calm at this moment, by the last plan; 0: it is not.
+
+        What else decides the count than the fleet itself has its own reasons to want more than the base.
+        """
+        asks = count is None or count.demand.high > self._per_s or not (ours or count.replicas_wanted <= self._base)
+        if not self._ever or asks or self._expects(at_s):
             self._since_s = None
             return 0.0
         if self._since_s is None:

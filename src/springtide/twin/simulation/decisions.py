@@ -5,13 +5,14 @@ What `fleet.loop.ControlLoop` does at a tick, without waiting: `fleet.split` mak
 """
 
 from collections import deque
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from springtide.decide import autoscale
+from springtide.decide import autoscale, line
 from springtide.decide.forecast import history_ms
 from springtide.decide.plan import plan as decide
+from springtide.decide.release import event_end_ms
 from springtide.fleet.desk import Desk
 from springtide.fleet.observe import TRAFFIC_SAMPLES_MAX, Observation, ServiceSeen
 from springtide.fleet.split import Fleet
@@ -34,6 +35,8 @@ CHECK_EVERY = 200
 
 RUN = "twin"
 
+_NEVER_MS = 1 << 62
+
 
 class Approach(Protocol):
     """Another way to run the fleet: the plan stays the production one, what it is told and what it sees changes."""
@@ -44,7 +47,35 @@ class Approach(Protocol):
         """The limits and tastes that it decides by."""
 
     def see(self, snapshot: Snapshot) -> Snapshot:
-        """What it knows; with a `scale` whose two bounds are equal, it has decided the number of replicas itself."""
+        """What it knows; with a `scale` whose two bounds are equal, it has decided the number of replicas itself.
+
+        It may be asked twice for one `tick`.
+        """
+
+
+class Deciding(Protocol):
+    """What decides and acts at every tick of a simulation. `plan` and `snapshot` are of its last full decision.
+
+    `plans` counts those; with `every_tick` each tick makes one.
+    """
+
+    policy: FleetPolicy
+    every_tick: bool
+    ticks: int
+    plans: int
+    plan: Plan | None
+    snapshot: Snapshot | None
+
+    def tick(self, sample: TrafficSample) -> Plan:
+        """Observe, decide, act once."""
+
+
+@runtime_checkable
+class OwnDecisions(Protocol):
+    """An approach that does not decide by our plan at all."""
+
+    def decisions(self, world: World, hands: Hands) -> Deciding:
+        """What takes the place of `Decisions`."""
 
 
 class Springtide:
@@ -62,21 +93,27 @@ class Springtide:
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """A moment at which nothing is to be done: what would have to change before the next plan can have an action."""
+    """A moment at which nothing is to be done: what would have to change before the next plan can have an action.
+
+    `leaves_ms` is when the cloud takes the first node back by itself, `event_end_ms` the end of the events in sight.
+    """
 
     version: int
     replicas: int
     snapshot: Snapshot
     plan: Plan
     present: int
+    leaves_ms: int
+    event_end_ms: int
 
 
 class Decisions:
     """One service's control loop.
 
     The count of replicas is decided at every tick. The rest of the plan is left out where it cannot have an action: the
-    plan before had none, since then neither the world nor the count has changed, every replica that has a place serves
-    and no other is there, and all zones are well. Every CHECK_EVERY such ticks that is tried by deciding all of it.
+    plan before had none, since then neither the world, the count nor the lines' limit has changed, every replica that
+    has a place serves and no other is there, all zones are well, and no node has to be kept for longer. Every
+    CHECK_EVERY such ticks that is tried by deciding all of it.
     """
 
     def __init__(self, world: World, hands: Hands, approach: Approach) -> None:
@@ -136,15 +173,24 @@ class Decisions:
             wanted_before=tuple(desk.wanted),
             seasons=desk.seasons.near(now_ms, self.policy.season_ms),
             usual=desk.seasons.usual,
+            line_load=self._world.line_load(),
         )
         snapshot = self._approach.see(snapshot)
         demand = autoscale.demand_ahead(snapshot, self.policy)
         wanted = autoscale.autoscale(demand, snapshot, self.policy, settled.present)
-        if wanted.replicas != settled.replicas or wanted.hold:
+        if wanted.replicas != settled.replicas or wanted.hold or not self._waits(settled, snapshot):
             return False
         plan = msgspec.structs.replace(settled.plan, tick=self.ticks, demand=demand, asked=wanted.asked)
         desk.concluded(snapshot, plan)
         return True
+
+    def _waits(self, settled: Settled, snapshot: Snapshot) -> bool:
+        """Whether neither the lines nor time ask for anything else than the count does."""
+        if line.limit(snapshot, self.policy) != settled.plan.line_limit:
+            return False
+        kept_ms = snapshot.now_ms + self.policy.release_after_ms // 2
+        ahead_ms = autoscale.ahead_ms(snapshot, self.policy)
+        return kept_ms < settled.leaves_ms and event_end_ms(snapshot, ahead_ms) == settled.event_end_ms
 
     def _decide(self) -> Plan:
         self.plans += 1
@@ -191,4 +237,6 @@ class Decisions:
         rests = not plan.actions and not snapshot.in_flight and placed == len(ready) == len(snapshot.replicas)
         if not rests or not well or plan.replicas_wanted > placed or snapshot.ages_ms:
             return None
-        return Settled(version, plan.replicas_wanted, snapshot, plan, len(ready))
+        leaves_ms = min((node.release_at_ms for node in snapshot.nodes if node.release_at_ms), default=_NEVER_MS)
+        end_ms = event_end_ms(snapshot, autoscale.ahead_ms(snapshot, self.policy))
+        return Settled(version, plan.replicas_wanted, snapshot, plan, len(ready), leaves_ms, end_ms)

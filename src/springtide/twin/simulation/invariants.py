@@ -11,8 +11,9 @@ from typing import Protocol
 
 import msgspec
 
-from springtide.model import Market, Node, NodeOrder, Plan, Snapshot, ZoneKind
+from springtide.model import FleetPolicy, Market, Node, NodeOrder, Plan, Snapshot, ZoneKind
 from springtide.twin.simulation.calm import Calm
+from springtide.twin.simulation.decisions import Springtide
 from springtide.twin.simulation.flow import Flow, PathSettings
 from springtide.twin.simulation.outcome import Breach
 from springtide.twin.simulation.promises import PROMISES
@@ -34,7 +35,8 @@ class View(msgspec.Struct, frozen=True):
 
     `nodes` are all rented machines; `ordered` every order that was ever sent, by its token. `line_load` is the share
     of each line that is up (0 to 1). `snapshot` and `plan` are the last decision that was made in full; `count` is the
-    last plan, of which the count of replicas alone may be newer. `ended`: it is the last step.
+    last plan, of which the count of replicas alone may be newer. `policy` is what was decided by; `ours`: the fleet
+    decides the count by itself as well, see `decisions.Approach`. `ended`: it is the last step.
     """
 
     at_s: float
@@ -46,6 +48,8 @@ class View(msgspec.Struct, frozen=True):
     snapshot: Snapshot | None = None
     plan: Plan | None = None
     count: Plan | None = None
+    policy: FleetPolicy | None = None
+    ours: bool = True
     ended: bool = False
 
 
@@ -78,7 +82,7 @@ class Checker:
             Nodes(scenario),
             Emptied(scenario),
             LineShare(scenario),
-            Promises(scenario),
+            Promises(),
         )
         self._open: dict[str, set[str]] = {}
 
@@ -127,6 +131,8 @@ def view_of(simulation: Simulation, flow: Flow) -> View:
         snapshot=decisions.snapshot,
         plan=decisions.plan,
         count=simulation.plan,
+        policy=decisions.policy,
+        ours=isinstance(simulation.approach, Springtide),
         ended=simulation.at_s >= simulation.scenario.duration_s - CLOSE,
     )
 
@@ -197,9 +203,7 @@ class Answers:
         self._answered += sum(answers)
         slack = CLOSE * max(1.0, self._came)
         if abs(self._came - self._answered - flow.waiting) > slack:
-            yield Finding(
-                "", f"{self._came:.3f} came, {self._answered:.3f} were answered and {flow.waiting:.3f} wait"
-            )
+            yield Finding("", f"{self._came:.3f} came, {self._answered:.3f} were answered and {flow.waiting:.3f} wait")
         if min(answers) < -slack or flow.waiting < -slack:
             yield Finding("sign", f"fewer than none: {min(*answers, flow.waiting):.6f}")
 
@@ -243,7 +247,7 @@ class Quotas:
 
 
 class Nodes:
-    """No machine is leaked: each came of an order that was sent, no more of them than were ordered, and ends by itself."""
+    """No machine is leaked: each is of an order that was sent, no more than were ordered, and it ends by itself."""
 
     name = "no node leaked"
 
@@ -302,7 +306,7 @@ class Emptied:
 
     def look(self, view: View) -> Iterable[Finding]:
         """See Invariant."""
-        calm_s = self._calm.lasts_s(view.at_s, view.count)
+        calm_s = self._calm.lasts_s(view.at_s, view.count, ours=view.ours)
         if calm_s >= self._calm.enough_s and view.nodes:
             text = f"{len(view.nodes)} machines are rented though all has been calm for {calm_s:.0f} s"
             yield Finding("", f"{text}; {self._calm.enough_s:.0f} s are enough to give them back")
@@ -340,18 +344,17 @@ class Promises:
 
     name = "promises of a decision"
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self) -> None:
         """Nothing is decided."""
-        self._policy = scenario.fleet_policy()
         self._tick = -1
 
     def look(self, view: View) -> Iterable[Finding]:
         """See Invariant."""
-        snapshot, plan = view.snapshot, view.plan
-        if snapshot is None or plan is None or snapshot.tick == self._tick:
+        snapshot, plan, policy = view.snapshot, view.plan, view.policy
+        if snapshot is None or plan is None or policy is None or snapshot.tick == self._tick:
             return
         self._tick = snapshot.tick
         for name, promise in PROMISES.items():
-            for detail in promise(snapshot, plan, self._policy):
+            for detail in promise(snapshot, plan, policy):
                 yield Finding(name, f"tick {plan.tick}: {detail}")
                 break

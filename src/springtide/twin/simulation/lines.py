@@ -42,6 +42,22 @@ class Lines:
             return float("inf")
         return sum(self._mb_per_s(name) * 1e6 / max(self._lines[name].request_bytes, 1e-9) for name in names)
 
+    def carried(self, requests_per_s: Mapping[str, float]) -> dict[str, float]:
+        """What of the requests/s that zones could answer gets there over the lines that they share."""
+        taken = dict.fromkeys(self._lines, 0.0)
+        for zone, per_s in requests_per_s.items():
+            self._spread(zone, per_s, taken)
+        fits = {name: min(1.0, self._mb_per_s(name) / mb_per_s) for name, mb_per_s in taken.items() if mb_per_s > 0}
+        found = {}
+        for zone, per_s in requests_per_s.items():
+            names = self._of[zone]
+            whole = sum(map(self._mb_per_s, names))
+            part = (
+                sum(self._mb_per_s(name) / whole * fits.get(name, 1.0) for name in names) if whole else float(not names)
+            )
+            found[zone] = per_s * part
+        return found
+
     def carry(self, requests_per_s: Mapping[str, float], images_mb_per_s: float = 0.0) -> None:
         """Note what each zone's requests, and copies of images, take of the lines in a step."""
         taken = dict.fromkeys(self._lines, 0.0)

@@ -40,7 +40,7 @@ def nothing_taken_away_on_stale_figures(snapshot: Snapshot, plan: Plan, policy: 
 
 
 def cloud_first_out(snapshot: Snapshot, plan: Plan, policy: FleetPolicy) -> Iterable[str]:
-    """An IDC room is never drained below its base: what goes first is the cloud's."""
+    """An IDC room is never drained below its base, or what the failure budget lets it hold: the cloud's goes first."""
     live = Counter(
         [r.zone for r in snapshot.replicas if r.state in {ReplicaState.READY, ReplicaState.STARTING}],
     )
@@ -48,9 +48,11 @@ def cloud_first_out(snapshot: Snapshot, plan: Plan, policy: FleetPolicy) -> Iter
     for zone in snapshot.zones:
         if zone.kind is not ZoneKind.IDC or not drained[zone.name]:
             continue
-        left = live[zone.name] - drained[zone.name]
-        if left < policy.base_replicas:
-            yield f"leaves {left} replicas in {zone.name}, of {policy.base_replicas} that stay for ever"
+        left, stay = live[zone.name] - drained[zone.name], policy.base_replicas
+        if policy.failure_budget:
+            stay = min(stay, plan.placement[zone.name])  # no zone may hold more than the fleet can lose
+        if left < stay:
+            yield f"leaves {left} replicas in {zone.name}, of {stay} that stay for ever"
 
 
 def purchases_within_limits(snapshot: Snapshot, plan: Plan, policy: FleetPolicy) -> Iterable[str]:
@@ -83,7 +85,7 @@ def purchases_within_limits(snapshot: Snapshot, plan: Plan, policy: FleetPolicy)
 
 
 def actions_bounded(_: Snapshot, plan: Plan, policy: FleetPolicy) -> Iterable[str]:
-    """A tick begins at most `actions_max` actions, beside the balancer's list and machines that are kept or released."""
+    """A tick begins at most `actions_max` actions, beside the balancer's list and machines kept or given back."""
     begun = [a for a in plan.actions if not isinstance(a, SetEndpoints | ReleaseNode | KeepNodes)]
     if len(begun) > policy.actions_max:
         yield f"{len(begun)} actions of {policy.actions_max}"

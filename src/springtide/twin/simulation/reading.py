@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from springtide.errors import ConfigError
-from springtide.twin.series import load_bins
-from springtide.twin.simulation.scenario import Scenario
+from springtide.twin.simulation.faults import FaultKind
+from springtide.twin.simulation.scenario import DURATION_MAX_S, DemandSettings, Scenario
+from springtide.twin.simulation.trace import read_trace
 
 
 def shipped() -> list[str]:
@@ -53,10 +54,28 @@ def parse_scenario(text: str, origin: str, folder: Path | None = None) -> Scenar
 
 def counts_of(scenario: Scenario) -> list[float] | None:
     """What the demand's file says; None without one. Raises ConfigError."""
-    return load_bins(Path(scenario.demand.file)) if scenario.demand.file else None
+    demand = scenario.demand
+    if not demand.file:
+        return None
+    trace = read_trace(Path(demand.file))
+    if trace.step_s not in {None, demand.bin_s}:
+        msg = f"{demand.file}: its lines are {trace.step_s} s apart, and the scenario says {demand.bin_s} s"
+        raise ConfigError(f"{msg}; set `bin_s = {trace.step_s}` in [demand]")
+    return trace.values
 
 
 def with_demand(scenario: Scenario, file: Path, scale: float) -> Scenario:
-    """The scenario with a file's counts instead of its normal demand; its waves stay."""
-    demand = msgspec.structs.replace(scenario.demand, file=str(file), scale=scale)
-    return msgspec.structs.replace(scenario, demand=demand)
+    """The scenario with a file's counts as all of its demand, for as long as they go on. Raises ConfigError.
+
+    Its waves are not there, and with them what was announced; a file that does not say how long its steps are has the
+    scenario's.
+    """
+    trace = read_trace(file)
+    bin_s = trace.step_s or scenario.demand.bin_s
+    demand = DemandSettings(file=str(file), bin_s=bin_s, scale=scale, noise=scenario.demand.noise)
+    duration_s = len(trace.values) * bin_s
+    if duration_s > DURATION_MAX_S:
+        days, lines = DURATION_MAX_S / 86_400, DURATION_MAX_S // bin_s
+        raise ConfigError(f"{file}: {duration_s / 86_400:.1f} days; give at most {days:g}, the first {lines:,} steps")
+    faults = tuple(fault for fault in scenario.faults if fault.kind is not FaultKind.LARGER_SALE)
+    return msgspec.structs.replace(scenario, demand=demand, duration_s=duration_s, faults=faults)

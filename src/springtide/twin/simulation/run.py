@@ -11,7 +11,7 @@ from springtide.model import Plan, TrafficSample, ZoneTraffic
 from springtide.ports import Chance
 from springtide.twin.kernel import Kernel
 from springtide.twin.simulation.clairvoyant import clairvoyant_cost_cny
-from springtide.twin.simulation.decisions import Approach, Decisions, Springtide
+from springtide.twin.simulation.decisions import Approach, Deciding, Decisions, OwnDecisions, Springtide
 from springtide.twin.simulation.demand import Demand, first_rise_s, largest_wave
 from springtide.twin.simulation.flow import Flow, OrderPath
 from springtide.twin.simulation.hands import Hands
@@ -67,7 +67,7 @@ class Simulation:
         self.kernel = Kernel(scenario.start_ms - WARM_UP_MS)
         self.world = World(self.kernel, scenario, _stream(seed, "cloud"))
         self.hands = Hands(self.kernel, self.world)
-        self.decisions = Decisions(self.world, self.hands, approach)
+        self.decisions = _decisions(self.world, self.hands, approach)
         self.path: OrderPath = FluidPath(scenario.path)
         self.demand = Demand(scenario.demand, scenario.faults, counts)
         self.watches: tuple[Watch, ...] = ()
@@ -194,6 +194,11 @@ class Simulation:
     def _opens_s(self) -> float:
         wave = largest_wave(self.scenario.demand.waves)
         return wave.opens_s if wave else first_rise_s(self.demand, self.scenario.duration_s)
+
+
+def _decisions(world: World, hands: Hands, approach: Approach) -> Deciding:
+    """Ours, or what the approach has in their place."""
+    return approach.decisions(world, hands) if isinstance(approach, OwnDecisions) else Decisions(world, hands, approach)
 
 
 def _added(before: Flow, flow: Flow) -> Flow:

@@ -30,7 +30,7 @@ __all__ = [
     "Wave",
 ]
 
-DURATION_MAX_S = 7 * 86_400
+DURATION_MAX_S = 31 * 86_400
 _START = datetime(2023, 11, 11, 11, 30, tzinfo=UTC)  # 19:30 in China, half an hour before the sale opens
 
 

@@ -14,7 +14,7 @@ from springtide.twin.simulation.faults import Fault, FaultKind
 from springtide.twin.simulation.flow import Capacity
 from springtide.twin.simulation.lines import Lines
 from springtide.twin.simulation.replicas import Replicas
-from springtide.twin.simulation.scenario import Scenario
+from springtide.twin.simulation.scenario import Scenario, SimZone
 
 EJECT_MS = 2_000
 """How long a balancer sends to replicas that do not answer, until its checks have failed often enough."""
@@ -36,10 +36,11 @@ class World:
         self.replicas = Replicas(kernel, service.replica_cores, to_ms(service.start_s), self.delivery.pull)
         self.shards_down = 0
         self._own = tuple(
-            Node(f"{zone.name}-n{number}", zone.name, NodeState.READY, zone.cores_per_node, "", kernel.now_ms,
-                 zone.memory_gib_per_node * 1024, market=Channel.IDC)
-            for zone in scenario.zones if zone.kind is ZoneKind.IDC for number in range(zone.nodes)
-        )  # fmt: skip
+            _own_node(zone, number, kernel.now_ms)
+            for zone in scenario.zones
+            if zone.kind is ZoneKind.IDC
+            for number in range(zone.nodes)
+        )
         self._nodes: tuple[Node, ...] | None = None
         self._own_by_id = {node.node_id: node for node in self._own}
         self._rented: dict[str, str] = {}
@@ -100,13 +101,10 @@ class World:
 
     def capacity(self) -> Capacity:
         """What can be answered now: replicas that are reached, as far as the lines carry it."""
-        per_s, replicas, far_ms = 0.0, 0.0, 0.0
-        for zone, weight in self.replicas.serving.by_zone.items():
-            if self.is_reached(zone):
-                of_zone = min(weight * self._per_replica, self.lines.requests_max(zone))
-                per_s += of_zone
-                replicas += weight
-                far_ms += of_zone * self.lines.round_trip_ms(zone)
+        weights = {zone: weight for zone, weight in self.replicas.serving.by_zone.items() if self.is_reached(zone)}
+        per_zone = self.lines.carried({zone: weight * self._per_replica for zone, weight in weights.items()})
+        per_s, replicas = sum(per_zone.values()), sum(weights.values())
+        far_ms = sum(of_zone * self.lines.round_trip_ms(zone) for zone, of_zone in per_zone.items())
         shards = max(0, self.scenario.path.shards - self.shards_down)
         return Capacity(per_s, shards, 1.0 + (far_ms / per_s if per_s else 0.0), round(replicas))
 
@@ -182,3 +180,16 @@ class World:
         if gone_count > self._gone_count or len(live) != len(self._rented):
             self._rented = {node_id: node.zone for node_id, node in live.items()}
         self._gone_count = gone_count
+
+
+def _own_node(zone: SimZone, number: int, since_ms: int) -> Node:
+    return Node(
+        node_id=f"{zone.name}-n{number}",
+        zone=zone.name,
+        state=NodeState.READY,
+        cores=zone.cores_per_node,
+        client_token="",
+        since_ms=since_ms,
+        memory_mb=zone.memory_gib_per_node * 1024,
+        market=Channel.IDC,
+    )
