@@ -32,7 +32,7 @@ PURE_MODULES |= {
     "operator",
     "re",
 }
-PURE_MODULES |= {"statistics", "string", "types", "typing", "zlib", "highspy", "msgspec", "springtide"}
+PURE_MODULES |= {"statistics", "string", "types", "typing", "zlib", "highspy", "msgspec", "numpy", "springtide"}
 IMPURE_CALLS = {"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"}
 
 DIRECTIVE = re.compile(

@@ -88,6 +88,14 @@ async def test_a_cloud_that_fails_has_its_last_word_repeated_and_is_asked_ever_m
     assert len(watched.asked) > asked + 1
 
 
+async def test_an_empty_list_after_a_full_one_is_not_believed(watched: Watched) -> None:
+    await watched.look(1.0)
+    watched.cloud._offers.clear()
+    await watched.look(30.0)
+    assert len(watched.asked) > 1
+    assert watched.watch.offers == (OFFER,)
+
+
 async def test_before_the_first_word_it_is_asked_at_every_look(watched: Watched) -> None:
     watched.cloud.failing = True
     await watched.look(5.0)

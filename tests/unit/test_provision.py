@@ -301,3 +301,18 @@ def test_only_a_plan_loads_the_solver_and_nothing_is_printed(way: str, solver: i
     code = IN_A_PROCESS.format(way=way)
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (solver, b"", b"")
+
+
+def test_a_small_need_takes_spot_where_one_machine_more_makes_its_share_large_enough() -> None:
+    prices = (
+        ("c7", Market.ON_DEMAND, 81.5),
+        ("c7", Market.SPOT, 24.4),
+        ("u1", Market.ON_DEMAND, 70.2),
+        ("u1", Market.SPOT, 21.0),
+    )
+    offers = [Offer("cloud-h", kind, market, 4, 8192, price) for kind, market, price in prices]
+    bought = cheapest(ProvisionNeed(7, spot_share_max=0.5), offers)
+    assert {(one.instance_type, one.market, one.count) for one in bought.purchases} == {
+        ("u1", Market.ON_DEMAND, 1),
+        ("u1", Market.SPOT, 1),
+    }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from springtide.decide.stock import FILLS_MS, PAUSE_MS, REFUSED_MS, Shortfall, beliefs, believed
+from springtide.decide.stock import FILLS_MS, PAUSE_MS, REFUSED_MS, Shortfall, beliefs, believed, refusals
 from springtide.model import Fill, Market, Offer, StockLevel
 
 NOW = 10_000_000
@@ -60,6 +60,15 @@ def test_a_refusal_waits_for_a_person_and_three_close_everything() -> None:
     assert stocks(*refused) == [0, 0, 0]
     assert beliefs(refused[:2], NOW).keys() == {A, SPOT}
     assert "*" in beliefs(refused, NOW)
+
+
+def test_a_refusal_is_said_once_for_as_long_as_it_is_fresh() -> None:
+    refused = [fill(key, 1_000, f"{Shortfall.REFUSED}: no balance") for key in (A, SPOT)]
+    assert refusals(refused, NOW) == [
+        f"an order of {SPOT} was refused: no balance; look at the account, or at the order"
+    ]
+    assert refusals(refused, NOW + REFUSED_MS) == []
+    assert refusals([fill(A, 1_000, f"{Shortfall.STOCK}: none"), fill(A, 1_000, filled=10)], NOW) == []
 
 
 def test_what_the_cloud_says_is_empty_is_not_asked() -> None:

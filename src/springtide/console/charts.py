@@ -231,12 +231,13 @@ def _marks(figures: RunFigures, *, wide: bool) -> tuple[list[Chart], list[Chart]
     ]
     named = [(second, name, anchor, MARK_COLOUR) for second, name, anchor in moments if second is not None]
     faults = [(fault.second, f"<b>{at}</b>", "center", BAD) for at, fault in enumerate(figures.faults, 1)]
-    shapes = [_vertical(second, colour) for second, _, _, colour in (*named, *faults)]
-    annotations = list(_labels([*named, *faults] if wide else faults))
+    shapes = [vertical(second, colour) for second, _, _, colour in (*named, *faults)]
+    annotations = list(labels([*named, *faults] if wide else faults))
     return shapes, annotations
 
 
-def _vertical(second: float, colour: str) -> Chart:
+def vertical(second: float, colour: str) -> Chart:
+    """A dashed line at a moment, as a plotly shape."""
     return {
         "type": "line",
         "x0": second,
@@ -248,7 +249,8 @@ def _vertical(second: float, colour: str) -> Chart:
     }
 
 
-def _labels(marks: Iterable[tuple[float, str, str, str]]) -> Iterable[Chart]:
+def labels(marks: Iterable[tuple[float, str, str, str]]) -> Iterable[Chart]:
+    """Words above moments, as plotly annotations; each mark is a moment, its name, its anchor and its colour."""
     for second, name, anchor, colour in marks:
         yield {
             "x": second,

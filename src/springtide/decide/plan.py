@@ -12,6 +12,7 @@ from springtide.decide.promise import unkept
 from springtide.decide.reconcile import Reconciler
 from springtide.decide.release import keeps
 from springtide.decide.rollout import Revisions
+from springtide.decide.stock import refusals
 from springtide.decide.supply import Supply
 from springtide.decide.zones import Conclusions
 from springtide.model import (
@@ -56,7 +57,7 @@ def plan(snapshot: Snapshot, policy: FleetPolicy) -> Plan:
     shares = line.shares(snapshot, limit, seen.shares(snapshot.now_ms, policy))
     reasons, alerts = _said(observed, placement, reconciler, revisions)
     of_line = line.said(snapshot, policy, limit)
-    alerts += [*of_line, *procured.alerts]
+    alerts += [*of_line, *procured.alerts, *refusals(snapshot.fills, snapshot.now_ms)]
     steps = (*steps, *_keep(observed, policy, len(steps), ahead_ms))
     alerts += unkept(observed, policy, procured, wanted.replicas, ahead_ms)
     if capacity.limit:

@@ -27,6 +27,12 @@ from springtide.decide.provision_problem import EPSILON, ROUNDING, Problem, buil
 from springtide.decide.provision_solve import GAP, closed_at, most, most_whole, relax, search
 from springtide.model import Offer, Provision, ProvisionNeed, Purchase, Quota
 
+SMALL_COLUMNS = 200
+"""With so many offers at most, `cheapest` also looks at what a little more than the need would be made of."""
+
+SMALL_TRIES = 5
+"""How many such looks: at 1, 2, 4, 8 and 16 replicas more."""
+
 
 def provision(need: ProvisionNeed, offers: Sequence[Offer], quotas: Sequence[Quota] = ()) -> Provision:
     """The cheapest purchases for a need, never dearer than `first_fit`. Raises ValueError (a replica without a size).
@@ -61,7 +67,11 @@ def cheapest(need: ProvisionNeed, offers: Sequence[Offer], quotas: Sequence[Quot
     The bound is that of stock and price alone, so the gap says little where quotas or spread bind.
     """
     problem = build(need, offers, quotas)
-    counts = reached(problem, by_price_fill)
+    counts: Sequence[int] = reached(problem, by_price_fill)
+    if len(problem.columns) <= SMALL_COLUMNS and problem.replicas(counts) >= problem.target:
+        # One machine more may be what lets a share hold a cheaper one.
+        beyond = [by_price_fill(problem, problem.target + 2**doubling) for doubling in range(SMALL_TRIES)]
+        counts = _best(problem, problem.target, [counts, *beyond]) or counts
     return _result(problem, counts, _bound_by_price(problem, problem.replicas(counts)), None)
 
 

@@ -77,4 +77,11 @@ def beliefs(fills: Iterable[Fill], now_ms: int) -> dict[str, StockBelief]:
     return {key: belief for key, belief in found.items() if belief.until_ms > now_ms}
 
 
+def refusals(fills: Iterable[Fill], now_ms: int) -> list[str]:
+    """What a person has to look at: the last minutes' refusals, each text once."""
+    recent = (fill for fill in fills if fill.at_ms > now_ms - REFUSED_MS and fill.error.startswith(Shortfall.REFUSED))
+    texts = {fill.error: fill.offer_key for fill in recent}
+    return [f"an order of {key} was {error}; look at the account, or at the order" for error, key in texts.items()]
+
+
 _EMPTY = frozenset({StockLevel.NONE, StockLevel.GONE})

@@ -79,7 +79,8 @@ class MarketWatch:
             return f"{type(error).__name__}: {error}"
         # What has not changed stays the same object: comparing it costs nothing then.
         listed, limits = tuple(offers[:OFFERS_MAX]), tuple(quotas)
-        self.offers = self.offers if listed == self.offers else listed
+        # A cloud that had offers and lists none has them still: without any, a zone's one machine would be ordered.
+        self.offers = self.offers if listed == self.offers or not listed else listed
         self.quotas = self.quotas if limits == self.quotas else limits
         self.heard = True
         return ""

@@ -3,7 +3,7 @@
 It acts through the same hands as ours, at the same ticks, in the same market. Replicas go on the owner's nodes first,
 spread over them, then on rented ones, the fullest first. What has no place is the reason for machines at once, by the
 price of a replica's room on them, zones of one price evenly; what an offer does not have is tried at the next one in
-the same tick. A rented node is given back at the tick at which it is empty, and whoever goes is taken from the emptiest.
+the same tick. A rented node is given back at the tick at which it is empty; whoever goes is of the emptiest.
 Replicas that nobody reaches, or whose machine will be taken away, are replaced at once.
 """
 

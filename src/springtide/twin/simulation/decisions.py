@@ -185,8 +185,8 @@ class Decisions:
         return True
 
     def _waits(self, settled: Settled, snapshot: Snapshot) -> bool:
-        """Whether neither the lines nor time ask for anything else than the count does."""
-        if line.limit(snapshot, self.policy) != settled.plan.line_limit:
+        """Whether neither a queue, the lines nor time ask for anything else than the count does."""
+        if snapshot.traffic[-1].queued or line.limit(snapshot, self.policy) != settled.plan.line_limit:
             return False
         kept_ms = snapshot.now_ms + self.policy.release_after_ms // 2
         ahead_ms = autoscale.ahead_ms(snapshot, self.policy)
@@ -235,7 +235,8 @@ class Decisions:
         placed = sum(plan.placement.values())
         well = all(health.state is ZoneState.UP and not health.bad_since_ms for health in plan.zone_health.values())
         rests = not plan.actions and not snapshot.in_flight and placed == len(ready) == len(snapshot.replicas)
-        if not rests or not well or plan.replicas_wanted > placed or snapshot.ages_ms:
+        limited = plan.capacity is not None and plan.capacity.limit  # it is forgotten after a while
+        if not rests or not well or limited or plan.replicas_wanted > placed or snapshot.ages_ms:
             return None
         leaves_ms = min((node.release_at_ms for node in snapshot.nodes if node.release_at_ms), default=_NEVER_MS)
         end_ms = event_end_ms(snapshot, autoscale.ahead_ms(snapshot, self.policy))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -152,7 +153,7 @@ class Replicas:
             return  # the node is gone
         self._has_image.add(node_id)
         for name in waiting:
-            self._kernel.at(self._kernel.now_ms + self._start_ms, lambda name=name: self._started(name))  # type: ignore[misc] # a lambda's default
+            self._kernel.at(self._kernel.now_ms + self._start_ms, partial(self._started, name))
 
     def _started(self, replica_id: str) -> None:
         replica = self._all.get(replica_id)

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -91,7 +92,7 @@ class Simulation:
         self.kernel.at(start_ms, self._begin)
         self.kernel.every(self.scenario.fleet.tick_ms, self._tick)
         for fault in self.scenario.faults:
-            self.kernel.at(start_ms + to_ms(fault.at_s), lambda fault=fault: self.world.strike(fault))  # type: ignore[misc] # a lambda's default
+            self.kernel.at(start_ms + to_ms(fault.at_s), partial(self.world.strike, fault))
         self.kernel.run(start_ms)
         now_ms, end_ms = start_ms, start_ms + to_ms(self.scenario.duration_s)
         while now_ms < end_ms:
@@ -178,9 +179,10 @@ class Simulation:
             return TrafficSample(now_ms, self.demand.expected(0.0))
         per_s = flow.requests / seconds
         failed = flow.failed / seconds
+        sent = max(0.0, flow.requests - flow.shed) / seconds
         silent = {zone for zone in self.world.zones if not self.world.is_reached(zone)}
         zones = tuple(
-            ZoneTraffic(zone, per_s * share, failed if zone in silent else 0.0, 0, 0)
+            ZoneTraffic(zone, sent * share, failed if zone in silent else 0.0, 0, 0)
             for zone, share in self.world.shares().items()
         )
         return TrafficSample(now_ms, per_s, zones, failed, round(flow.waiting), 0, flow.p99_ms or None)
@@ -206,6 +208,7 @@ def _added(before: Flow, flow: Flow) -> Flow:
     return msgspec.structs.replace(
         flow,
         requests=before.requests + flow.requests,
+        shed=before.shed + flow.shed,
         failed=before.failed + flow.failed,
         p99_ms=max(before.p99_ms, flow.p99_ms),
     )
