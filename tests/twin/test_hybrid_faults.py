@@ -93,7 +93,7 @@ async def test_a_crash_at_any_call_of_a_purchase_ends_with_exactly_the_wanted_no
     rents = [number for number, call in enumerate(whole.calls) if call == "rent"]
     assert len(rents) > 2
     for end in range(rents[0] - 6, rents[-1] + 10):
-        life = Life(lambda number, _, moment, end=end: (number, moment) == (end, when))  # type: ignore[misc] # a default
+        life = Life(lambda number, _, moment, end=end: (number, moment) == (end, when))  # type: ignore[misc] # a lambda's default
         run = await bought(tmp_path / f"{end}", life)
         assert len(run.loops) == 2, whole.calls[end]
         made = [sum(node.cores for node in one.market.nodes()) for one in (run, wanted)]

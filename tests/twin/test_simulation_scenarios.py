@@ -69,5 +69,5 @@ def test_an_unknown_scenario_is_refused_with_those_that_are_there() -> None:
 def test_a_file_s_demand_lies_beside_it(tmp_path: Path) -> None:
     text = 'name = "x"\n[demand]\nfile = "c.csv"\n[[zones]]\nname = "z"\nkind = "idc"\nnodes = 1\n'
     scenario = parse_scenario(text, "x.toml", tmp_path)
-    (tmp_path / "c.csv").write_text("timestamp,value\na,1\nb,2\n")
+    (tmp_path / "c.csv").write_text("timestamp,value\n2026-01-01 00:00,1\n2026-01-01 00:05,2\n")
     assert counts_of(scenario) == [1.0, 2.0]

@@ -13,11 +13,12 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from springtide.cli.running import EXIT_INTERRUPTED
+from springtide.cli.simulate_compare import CompareOptions, run_compare, write_report
 from springtide.cli.simulate_seeds import SeedOptions, run_seeds
 from springtide.cli.simulate_show import Progress, show
 from springtide.drivers.system import SystemClock
 from springtide.errors import ConfigError
-from springtide.twin.simulation.approaches import approach
+from springtide.twin.simulation.approaches import APPROACHES, OURS, approach
 from springtide.twin.simulation.invariants import checks
 from springtide.twin.simulation.outcome import Outcome
 from springtide.twin.simulation.reading import counts_of, find_scenario, shipped, with_demand
@@ -30,14 +31,20 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
     *,
     seed: Annotated[int | None, Parameter(help="The same seed, the same outcome; without it, the scenario's.")] = None,
     calendar: Annotated[bool, Parameter(help="--no-calendar: the fleet does not know what was announced.")] = True,
-    policy: Annotated[str, Parameter(help="Who decides.")] = "springtide",
-    demand: Annotated[Path | None, Parameter(help="A CSV file of `timestamp,value`: counts that drive demand.")] = None,
+    policy: Annotated[str, Parameter(help=f"Who decides: {', '.join(APPROACHES)}.")] = "springtide",
+    compare: Annotated[
+        bool, Parameter(negative=(), help="Run it under our policy and others; report in --out.")
+    ] = False,
+    report: Annotated[Path | None, Parameter(help="Write a page with charts of the run to this file.")] = None,
+    demand: Annotated[
+        Path | None, Parameter(help="A CSV file of counts for each step of time, which drive demand.")
+    ] = None,
     scale: Annotated[float, Parameter(help="How many people each count of that file stands for.")] = 1.0,
     seeds: Annotated[int, Parameter(help="Try so many seeds of random faults, and tell what breaks.")] = 0,
     first_seed: Annotated[int, Parameter(help="The first of them.")] = 1,
     processes: Annotated[int, Parameter(help="So many at once.")] = 1,
     shrink: Annotated[bool, Parameter(negative=(), help="Find a smaller scenario that breaks the same.")] = False,
-    out: Annotated[Path, Parameter(help="Where that is written.")] = Path("out/simulate"),
+    out: Annotated[Path, Parameter(help="The folder of what --compare and --shrink write.")] = Path("out/simulate"),
     json: Annotated[bool, Parameter(help="The outcome as JSON on standard output.")] = False,
 ) -> int:
     """Rehearse a sale on a virtual clock, by the decisions that run in production. Without a name: list them."""
@@ -46,12 +53,16 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
         return 0
     wanted = _with_options(find_scenario(scenario), calendar=calendar, demand=demand, scale=scale)
     counts = counts_of(wanted)
+    if compare and (seeds or shrink or report or policy != OURS):
+        raise ConfigError("--compare runs all policies once; leave out --policy, --report, --seeds and --shrink")
+    if compare:
+        return run_compare(wanted, counts, CompareOptions(seed, out, json))
     if seeds or shrink:
         if seed is not None:
             wanted = msgspec.structs.replace(wanted, seed=seed)
         words = _words(scenario, seed, calendar=calendar, demand=demand, scale=scale)
         return run_seeds(wanted, counts, SeedOptions(seeds, first_seed, processes, shrink, out, words, json))
-    who = approach(policy, wanted)
+    who = approach(policy, wanted, counts)
     clock = SystemClock()
     began_s = clock.monotonic_s()
     with Progress(wanted) if sys.stderr.isatty() else nullcontext() as progress:
@@ -61,10 +72,12 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
             policy=who,
             counts=counts,
             on_sample=progress.sample if progress is not None else None,
-            watches=(checks(wanted),),
+            watches=(checks(wanted),) if policy == OURS else (),  # the others have promised nothing
         )
     outcome = msgspec.structs.replace(outcome, wall_s=round(clock.monotonic_s() - began_s, 3))
     _tell(wanted, outcome, as_json=json)
+    if report is not None:
+        write_report(report, wanted, outcome, counts)
     if outcome.interrupted:
         return EXIT_INTERRUPTED
     return int(bool(outcome.breaches))

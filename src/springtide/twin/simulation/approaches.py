@@ -211,7 +211,9 @@ APPROACHES: dict[str, Callable[[Scenario, Counts], Approach]] = {
 }
 """What makes each of them for a scenario and the values of its demand's file."""
 
-COMPARED = ("springtide", "static-peak", "hpa", "keda", "idc-only", "idc-first", "cloud-first")
+OURS = "springtide"
+
+COMPARED = (OURS, "static-peak", "hpa", "keda", "idc-only", "idc-first", "cloud-first")
 """What a comparison runs, in its order."""
 
 ABOUT = {

@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from springtide.twin.elasticity import Need
-from springtide.twin.simulation.approaches import COMPARED, approach
+from springtide.twin.simulation.approaches import COMPARED, OURS, approach
 from springtide.twin.simulation.elastic import Elastic, Supply, elastic, need_of
 from springtide.twin.simulation.invariants import checks
 from springtide.twin.simulation.outcome import Outcome, Sample
 from springtide.twin.simulation.run import simulate
 from springtide.twin.simulation.scenario import Scenario
-
-OURS = COMPARED[0]
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -77,7 +75,7 @@ def compare(
     )
 
 
-def _run(  # noqa: PLR0913 - what one run of several is made of
+def _run(
     scenario: Scenario,
     seed: int | None,
     name: str,

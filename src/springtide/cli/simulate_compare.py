@@ -1,0 +1,163 @@
+"""`springtide simulate SCENARIO --compare` and `--report FILE`: the same sale under other policies, and the pages.
+
+Exit status of a comparison: 0 done, 1 our decisions broke an invariant, 2 bad input, 130 Ctrl-C (what is finished is
+told, and written).
+"""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from springtide.cli.running import EXIT_INTERRUPTED
+from springtide.drivers.system import SystemClock
+from springtide.errors import UserError
+from springtide.twin.simulation.approaches import COMPARED
+from springtide.twin.simulation.compare import Compared, Comparison, compare
+from springtide.twin.simulation.outcome import Outcome, Sample
+from springtide.twin.simulation.scenario import Scenario
+
+COMPARISON_HTML = "comparison.html"
+COMPARISON_JSON = "comparison.json"
+
+
+class CompareOptions(msgspec.Struct, frozen=True):
+    """`out` is the folder of page and JSON."""
+
+    seed: int | None
+    out: Path
+    as_json: bool = False
+
+
+def run_compare(scenario: Scenario, counts: list[float] | None, options: CompareOptions) -> int:
+    """Run every policy, tell, and write. Raises UserError when the folder cannot be written to."""
+    clock = SystemClock()
+    began_s = clock.monotonic_s()
+    with CompareProgress(scenario, len(COMPARED)) if sys.stderr.isatty() else nullcontext() as bar:
+        told = {} if bar is None else {"on_begin": bar.begin, "on_sample": bar.sample}
+        comparison = compare(scenario, options.seed, counts=counts, **told)
+    comparison = msgspec.structs.replace(comparison, wall_s=round(clock.monotonic_s() - began_s, 3))
+    if options.as_json:
+        sys.stdout.write(msgspec.json.encode(comparison).decode() + "\n")
+    else:
+        show_comparison(comparison, Console())
+    _write(options.out, scenario, comparison, counts)
+    if comparison.interrupted:
+        sys.stderr.write(f"springtide: stopped; left out: {', '.join(comparison.left_out)}\n")
+        return EXIT_INTERRUPTED
+    return int(any(row.outcome.breaches for row in comparison.rows))
+
+
+def write_report(file: Path, scenario: Scenario, outcome: Outcome, counts: list[float] | None) -> None:
+    """Write the page of one run. Raises UserError when it cannot be written."""
+    from springtide.console.simulation_report import write_single  # noqa: PLC0415 - plotly is loaded for a page only
+
+    write_single(file, scenario, outcome, counts)
+    sys.stderr.write(f"springtide: the report is in {file}\n")
+
+
+def _write(folder: Path, scenario: Scenario, comparison: Comparison, counts: list[float] | None) -> None:
+    from springtide.console.simulation_report import write_comparison  # noqa: PLC0415 - plotly is loaded for a page only
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / COMPARISON_JSON).write_bytes(msgspec.json.encode(comparison) + b"\n")
+    except OSError as error:
+        msg = f"{folder}: the comparison cannot be written: {error.strerror}; choose another folder with --out"
+        raise UserError(msg) from error
+    if not comparison.rows:
+        return
+    write_comparison(folder / COMPARISON_HTML, scenario, comparison, counts)
+    sys.stderr.write(f"springtide: the report is in {folder / COMPARISON_HTML}\n")
+
+
+class CompareProgress:
+    """A bar on standard error over all policies, with what stands in the one under way."""
+
+    def __init__(self, scenario: Scenario, policies: int) -> None:
+        """Nothing is simulated yet."""
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"))
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        self._each_s = scenario.duration_s
+        self._done = -1
+        self._task = self._bar.add_task(scenario.name, total=policies * scenario.duration_s, now="")
+
+    def begin(self, policy: str) -> None:
+        """The next policy."""
+        self._done += 1
+        self._bar.update(self._task, completed=self._done * self._each_s, description=policy)
+
+    def sample(self, sample: Sample) -> None:
+        """So far."""
+        now = f"{sample.demand_per_s:,.0f}/s on {sample.serving_cores:,} cores"
+        self._bar.update(self._task, completed=self._done * self._each_s + sample.at_s, now=now)
+
+    def __enter__(self) -> Self:
+        """Show it."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take it away."""
+        self._bar.stop()
+
+
+def show_comparison(comparison: Comparison, console: Console) -> None:
+    """A line for each policy, then what our decisions broke."""
+    calendar = "" if comparison.calendar else ", without the calendar"
+    console.print(f"{comparison.scenario}, seed {comparison.seed}{calendar}", highlight=False)
+    if not comparison.rows:
+        console.print("nothing was run to the end", highlight=False)
+        return
+    console.print(_service(comparison.rows))
+    console.print(_elasticity(comparison.rows))
+    for row in comparison.rows:
+        for breach in row.outcome.breaches[:10]:
+            console.print(f"[red]✗[/] {breach.at_s:,.0f} s: {breach.invariant}: {breach.detail}", highlight=False)
+
+
+def _service(rows: tuple[Compared, ...]) -> Table:
+    table = Table(title="service and cost", title_justify="left")
+    table.add_column("")
+    for name in ("ready, s", "availability", "SLO, s", "p99, ms", "rented cores", "left", "CNY", "to bound"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        each = row.outcome
+        table.add_row(
+            each.policy,
+            "never" if each.ready_s is None else f"{each.ready_s:+,.0f}",
+            f"{each.availability:.3%}",
+            f"{each.violation_s:,.0f}",
+            f"{each.p99_worst_ms:,.0f}",
+            f"{each.cores_peak:,}",
+            f"{each.nodes_left:,}",
+            f"{each.cost_cny:,.0f}",
+            "" if each.cost_ratio is None else f"{each.cost_ratio:.3f}",
+        )
+    return table
+
+
+def _elasticity(rows: tuple[Compared, ...]) -> Table:
+    table = Table(title="elasticity (SPEC RG), %", title_justify="left")
+    table.add_column("")
+    for name in ("too few, by", "of the time", "too many, by", "of the time", "instability"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        found = row.elastic
+        figures = (
+            found.under_accuracy,
+            found.under_share,
+            found.over_accuracy,
+            found.over_share,
+            found.instability,
+        )
+        table.add_row(row.outcome.policy, *(f"{figure:,.1f}" for figure in figures))
+    return table
