@@ -84,6 +84,17 @@ def test_the_announced_peak_bounds_the_growth_but_not_what_is_seen() -> None:
     assert "more than live announced" in demand.reason
 
 
+@pytest.mark.parametrize(("newest", "grows"), [(5_400.0, False), (6_000.0, True)], ids=["noise", "larger"])
+def test_a_little_more_than_announced_is_what_was_announced(
+    newest: float,
+    grows: bool,  # noqa: FBT001 - pytest passes parameters by name
+) -> None:
+    rates = [newest * (0.5 + back / 40) for back in range(1, 21)]
+    running = CalendarEvent("live", opens_ms=NOW - 8_000, lasts_ms=60_000, peak_requests_per_s=5000, ready_ms=5_000)
+    demand = forecast(history(*rates), (running,), NOW, 30_000)
+    assert (demand.high > newest) is grows
+
+
 def test_falling_traffic_is_not_drawn_on() -> None:
     demand = forecast(history(*[2000.0 - 100 * n for n in range(20)]), (), NOW, 60_000)
     assert demand.low == 100

@@ -294,3 +294,15 @@ def test_starting_replicas_count_for_an_event() -> None:
     nodes = (*IDC_NODES, rented("n1"), rented("n2"))
     decided = decide(50.0, calendar=(event(9_000, 800.0),), nodes=nodes, replicas=(*BASE, *starting))
     assert [alert for alert in decided.alerts if "will not be met" in alert] == []
+
+
+def test_replicas_do_not_move_to_a_zone_that_got_cheaper() -> None:
+    """480/s need 6 replicas, 4 of them in the cloud: they serve in the dearer zone, the cheaper one's node is empty."""
+    dear, cheap = rented("dear", OTHER), rented("cheap")
+    decided = decide(480.0, nodes=(*IDC_NODES, dear, cheap), replicas=(*BASE, *on(dear, 4)))
+    assert decided.placement["cloud-j"] == 4
+    assert of(StartReplica, decided) == of(DrainReplica, decided) == []
+    # With fewer wanted than live there, it is the dearer zone that gives them up.
+    both = (*BASE, *on(dear, 3), *on(cheap, 3))
+    fewer = decide(480.0, nodes=(*IDC_NODES, dear, cheap), replicas=both)
+    assert (fewer.placement["cloud-h"], fewer.placement["cloud-j"]) == (3, 1)

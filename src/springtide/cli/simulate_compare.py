@@ -40,8 +40,13 @@ def run_compare(scenario: Scenario, counts: list[float] | None, options: Compare
     clock = SystemClock()
     began_s = clock.monotonic_s()
     with CompareProgress(scenario, len(COMPARED)) if sys.stderr.isatty() else nullcontext() as bar:
-        told = {} if bar is None else {"on_begin": bar.begin, "on_sample": bar.sample}
-        comparison = compare(scenario, options.seed, counts=counts, **told)
+        comparison = compare(
+            scenario,
+            options.seed,
+            counts=counts,
+            on_begin=None if bar is None else bar.begin,
+            on_sample=None if bar is None else bar.sample,
+        )
     comparison = msgspec.structs.replace(comparison, wall_s=round(clock.monotonic_s() - began_s, 3))
     if options.as_json:
         sys.stdout.write(msgspec.json.encode(comparison).decode() + "\n")
@@ -119,16 +124,29 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
         return
     console.print(_service(comparison.rows))
     console.print(_elasticity(comparison.rows))
+    console.print(LEGEND, style="dim", highlight=False)
     for row in comparison.rows:
         for breach in row.outcome.breaches[:10]:
             console.print(f"[red]✗[/] {breach.at_s:,.0f} s: {breach.invariant}: {breach.detail}", highlight=False)
 
 
+LEGEND = (
+    "ready s: until the wanted cores served, from the opening. SLO s: seconds that violate it. rented: cores at most. "
+    "left: nodes at the end.\nbound: cost against the clairvoyant's. under, over: by how much too few or too many "
+    "replicas served; time: for how much of it."
+)
+
+
+def _table(title: str, names: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def _service(rows: tuple[Compared, ...]) -> Table:
-    table = Table(title="service and cost", title_justify="left")
-    table.add_column("")
-    for name in ("ready, s", "availability", "SLO, s", "p99, ms", "rented cores", "left", "CNY", "to bound"):
-        table.add_column(name, justify="right")
+    table = _table("service and cost", ("ready s", "served", "SLO s", "p99 ms", "rented", "left", "CNY", "bound"))
     for row in rows:
         each = row.outcome
         table.add_row(
@@ -146,10 +164,7 @@ def _service(rows: tuple[Compared, ...]) -> Table:
 
 
 def _elasticity(rows: tuple[Compared, ...]) -> Table:
-    table = Table(title="elasticity (SPEC RG), %", title_justify="left")
-    table.add_column("")
-    for name in ("too few, by", "of the time", "too many, by", "of the time", "instability"):
-        table.add_column(name, justify="right")
+    table = _table("elasticity (SPEC RG), %", ("under", "under time", "over", "over time", "instability"))
     for row in rows:
         found = row.elastic
         figures = (

@@ -26,6 +26,9 @@ LEVEL_MS = 2_000
 GROWTH_MAX = 3.0
 """A line drawn through a step has no end: it is believed up to this multiple of what was seen."""
 
+BEYOND = 1.1
+"""Demand up to this multiple of what was announced is what was announced: it varies. Above, it is something larger."""
+
 SEASONS_MIN = 5
 """So many earlier seasons must be known before they count."""
 
@@ -87,7 +90,7 @@ def forecast(
         growth, surge = growth_per_s(traffic, _trend_ms(past.tick_ms)), surge_per_s(traffic)
         surging = surge > growth
         # What the merchant announced bounds the line, never what was seen.
-        bound = announced if announced >= level else level * GROWTH_MAX
+        bound = max(announced, level) if level <= announced * BEYOND else level * GROWTH_MAX
         trend = max(level, min(level + max(growth, surge) * horizon_ms / 1000, bound))
     seasonal = level * seasonal_growth(past, now_ms, horizon_ms)
     reserve = min(level + past.usual.rise_per_s, past.usual.peak_per_s) if past.usual else 0.0

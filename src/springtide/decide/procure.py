@@ -157,8 +157,27 @@ def procure(
     free = sum(room[zone.name] - placement.by_zone[zone.name] for zone in supply.zones if zone.name not in down)
     kept = budget is None or placement.promised >= budget.promised
     if placement.short == 0 and placement.detour == 0 and kept and free >= buyer.planned:
+        placement = _settled(wanted, placement, supply, room, budget)
         return Procured(placement, supply, held=buyer.held(placement))
     return _buy(wanted, supply, buyer, budget, buys=buys and not observed.is_stale("nodes"))
+
+
+def _settled(
+    wanted: int, placement: Placement, supply: Supply, room: Mapping[str, int], budget: Budget | None
+) -> Placement:
+    """As many replicas, but none moves to another cloud zone while those that live in the cloud suffice.
+
+    A zone whose dearest nodes go gets cheaper on average: without this it would be filled again, and another emptied.
+    """
+    live = supply.observed.live_by_zone
+    cloud = [zone.name for zone in supply.zones]
+    stays = {name: min(room[name], live[name]) for name in cloud}
+    if sum(placement.by_zone[name] for name in cloud) > sum(stays.values()):
+        return placement
+    offered = Offered({**room, **stays}, supply.prices, "no offer is needed")
+    settled = place(wanted, supply.snapshot.zones, supply.policy, supply.closed, offered, budget)
+    kept = settled.short == 0 and settled.detour == 0 and settled.promised >= placement.promised
+    return settled if kept else placement
 
 
 def _buy(wanted: int, supply: Supply, buyer: Buyer, budget: Budget | None, *, buys: bool) -> Procured:

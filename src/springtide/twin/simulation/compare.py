@@ -46,7 +46,7 @@ def compare(
     *,
     policies: Sequence[str] = COMPARED,
     counts: list[float] | None = None,
-    on_begin: Callable[[str], None] = lambda _: None,
+    on_begin: Callable[[str], None] | None = None,
     on_sample: Callable[[Sample], None] | None = None,
 ) -> Comparison:
     """Run each policy; `on_begin` is told of each. A KeyboardInterrupt leaves out the one under way and the rest.
@@ -59,7 +59,8 @@ def compare(
     try:
         need = need_of(scenario, counts)
         for name in policies:
-            on_begin(name)
+            if on_begin is not None:
+                on_begin(name)
             row = _run(scenario, seed, name, counts, need, on_sample)
             if row is None:
                 break

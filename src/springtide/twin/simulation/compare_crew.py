@@ -117,6 +117,8 @@ class CrewDecisions:
             waiting -= self._fill(waiting, going)
         elif waiting < 0:
             self._thin(staying, -waiting)
+        if going and sum(replica.state is ReplicaState.READY for replica in staying) >= self._wanted:
+            self._leave(going)
         coming = self._coming(going)
         if waiting > coming:
             self._buyer.rent(waiting - coming)
@@ -171,6 +173,16 @@ class CrewDecisions:
                 if replica.state is ReplicaState.STARTING
                 else DrainReplica(replica.replica_id, replica.zone, "")
                 for replica in sorted(staying, key=key)[:count]
+            ]
+        )
+
+    def _leave(self, going: set[str]) -> None:
+        """Empty the machines that will be taken away, now that others serve in their place."""
+        self._hands.carry_out(
+            [
+                DrainReplica(replica.replica_id, replica.zone, "")
+                for replica in self._world.replicas.all
+                if replica.node_id in going and replica.state is ReplicaState.READY
             ]
         )
 

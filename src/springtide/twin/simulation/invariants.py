@@ -81,6 +81,7 @@ class Checker:
             Quotas(scenario),
             Nodes(scenario),
             Emptied(scenario),
+            Restored(scenario),
             LineShare(scenario),
             Promises(),
         )
@@ -310,6 +311,28 @@ class Emptied:
         if calm_s >= self._calm.enough_s and view.nodes:
             text = f"{len(view.nodes)} machines are rented though all has been calm for {calm_s:.0f} s"
             yield Finding("", f"{text}; {self._calm.enough_s:.0f} s are enough to give them back")
+
+
+class Restored:
+    """When all has been calm for as long, everybody is served again, unless the ledger is too slow for the orders."""
+
+    name = "service restored after the event"
+
+    def __init__(self, scenario: Scenario) -> None:
+        """It has not been calm yet."""
+        self._calm = Calm(scenario)
+        self._bad_share = scenario.slo.bad_share
+        self._journal_max = scenario.path.journal_max
+
+    def look(self, view: View) -> Iterable[Finding]:
+        """See Invariant."""
+        flow = view.flow
+        calm_s = self._calm.lasts_s(view.at_s, view.count, ours=view.ours)
+        bad = flow.shed - flow.bots_refused + flow.failed
+        waits_for_ledger = flow.journal >= self._journal_max * (1 - CLOSE)
+        if calm_s >= self._calm.enough_s and bad > self._bad_share * flow.requests and not waits_for_ledger:
+            share = bad / flow.requests
+            yield Finding("", f"{share:.2%} are shed or fail though all has been calm for {calm_s:.0f} s")
 
 
 class LineShare:
