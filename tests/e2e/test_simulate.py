@@ -145,3 +145,11 @@ def test_ctrl_c_keeps_what_was_computed() -> None:
     found = msgspec.json.decode(out)
     assert found["interrupted"]
     assert 0 <= found["until_s"] < 7_200
+
+
+def test_measured_figures_take_the_place_of_the_scenarios(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.toml"
+    figures.write_text("nonsense = 1\n")
+    wrong = springtide("simulate", "line-cut", "--calibration", str(figures))
+    assert wrong.returncode == 2
+    assert "figures.toml" in wrong.stderr

@@ -1,6 +1,7 @@
 """`springtide simulate`: a sale rehearsed at any size, on a virtual clock, by the production decisions.
 
-Exit status: 0 done, 1 an invariant was broken, 2 bad input, 130 Ctrl-C (what was computed until then is told).
+Exit status: 0 done, 1 an invariant was broken or a figure is not as expected, 2 bad input, 130 Ctrl-C (what was
+computed until then is told).
 """
 
 import sys
@@ -19,6 +20,8 @@ from springtide.cli.simulate_show import Progress, show
 from springtide.drivers.system import SystemClock
 from springtide.errors import ConfigError
 from springtide.twin.simulation.approaches import APPROACHES, OURS, approach
+from springtide.twin.simulation.calibration import calibrated, load_calibration
+from springtide.twin.simulation.expectations import load_expectation, unmet
 from springtide.twin.simulation.invariants import checks
 from springtide.twin.simulation.outcome import Outcome
 from springtide.twin.simulation.reading import counts_of, find_scenario, shipped, with_demand
@@ -40,10 +43,16 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
         Path | None, Parameter(help="A CSV file of counts for each step of time, which drive demand.")
     ] = None,
     scale: Annotated[float, Parameter(help="How many people each count of that file stands for.")] = 1.0,
+    calibration: Annotated[
+        Path | None, Parameter(help="What `springtide calibrate` has measured, in place of the scenario's rates.")
+    ] = None,
     seeds: Annotated[int, Parameter(help="Try so many seeds of random faults, and tell what breaks.")] = 0,
     first_seed: Annotated[int, Parameter(help="The first of them.")] = 1,
     processes: Annotated[int, Parameter(help="So many at once.")] = 1,
     shrink: Annotated[bool, Parameter(negative=(), help="Find a smaller scenario that breaks the same.")] = False,
+    expect: Annotated[
+        Path | None, Parameter(help="A TOML file of bounds (`availability = [0.99, 1]`) to keep.")
+    ] = None,
     out: Annotated[Path, Parameter(help="The folder of what --compare and --shrink write.")] = Path("out/simulate"),
     json: Annotated[bool, Parameter(help="The outcome as JSON on standard output.")] = False,
 ) -> int:
@@ -52,7 +61,10 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
         _list_scenarios(as_json=json)
         return 0
     wanted = _with_options(find_scenario(scenario), calendar=calendar, demand=demand, scale=scale)
+    if calibration is not None:
+        wanted = msgspec.structs.replace(wanted, path=calibrated(wanted.path, load_calibration(calibration)))
     counts = counts_of(wanted)
+    bounds = {} if expect is None else load_expectation(expect)
     if compare and (seeds or shrink or report or policy != OURS):
         raise ConfigError("--compare runs all policies once; leave out --policy, --report, --seeds and --shrink")
     if compare:
@@ -80,7 +92,10 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
         write_report(report, wanted, outcome, counts)
     if outcome.interrupted:
         return EXIT_INTERRUPTED
-    return int(bool(outcome.breaches))
+    wrong = unmet(outcome, bounds)
+    for line in wrong:
+        sys.stderr.write(f"springtide: not as expected: {line}\n")
+    return int(bool(outcome.breaches or wrong))
 
 
 def _with_options(scenario: Scenario, *, calendar: bool, demand: Path | None, scale: float) -> Scenario:

@@ -4,6 +4,7 @@ Exit status of a comparison: 0 done, 1 our decisions broke an invariant, 2 bad i
 told, and written).
 """
 
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -48,11 +49,11 @@ def run_compare(scenario: Scenario, counts: list[float] | None, options: Compare
             on_sample=None if bar is None else bar.sample,
         )
     comparison = msgspec.structs.replace(comparison, wall_s=round(clock.monotonic_s() - began_s, 3))
+    _write(options.out, scenario, comparison, counts)
     if options.as_json:
         sys.stdout.write(msgspec.json.encode(comparison).decode() + "\n")
     else:
         show_comparison(comparison, Console())
-    _write(options.out, scenario, comparison, counts)
     if comparison.interrupted:
         sys.stderr.write(f"springtide: stopped; left out: {', '.join(comparison.left_out)}\n")
         return EXIT_INTERRUPTED
@@ -123,6 +124,7 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
         console.print("nothing was run to the end", highlight=False)
         return
     console.print(_service(comparison.rows))
+    console.print()
     console.print(_elasticity(comparison.rows))
     console.print(LEGEND, style="dim", highlight=False)
     for row in comparison.rows:
@@ -152,7 +154,7 @@ def _service(rows: tuple[Compared, ...]) -> Table:
         table.add_row(
             each.policy,
             "never" if each.ready_s is None else f"{each.ready_s:+,.0f}",
-            f"{each.availability:.3%}",
+            f"{math.floor(each.availability * 1e5) / 1e3:.3f}%",  # never rounded up to all
             f"{each.violation_s:,.0f}",
             f"{each.p99_worst_ms:,.0f}",
             f"{each.cores_peak:,}",

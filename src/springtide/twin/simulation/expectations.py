@@ -1,6 +1,7 @@
 """What a scenario's outcome is expected to be: bounds on its figures, as a TOML file of `figure = [least, most]`."""
 
 import tomllib
+from pathlib import Path
 
 import msgspec
 
@@ -30,6 +31,14 @@ def read_expectation(text: str, origin: str) -> Expectation:
         if least > most:
             raise ConfigError(f"{origin}: {name}: {least:g} to {most:g} is empty; the least comes first")
     return bounds
+
+
+def load_expectation(path: Path) -> Expectation:
+    """The bounds of a file. Raises ConfigError."""
+    try:
+        return read_expectation(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; give a TOML file of bounds") from error
 
 
 def unmet(outcome: Outcome, expectation: Expectation) -> list[str]:

@@ -26,6 +26,9 @@ CLOSE = 1e-6
 LINE_TICKS = 24
 """So many ticks a line may carry more than its share: the decisions lower what crosses it step by step."""
 
+RESTORED_TICKS = 3
+"""For so many ticks somebody may be shed while all seems calm: what has just begun is not decided about yet."""
+
 NODES_EVERY = 60
 """Every so many steps all machines are looked at, also when none came or went."""
 
@@ -323,6 +326,8 @@ class Restored:
         self._calm = Calm(scenario)
         self._bad_share = scenario.slo.bad_share
         self._journal_max = scenario.path.journal_max
+        self._ms_max = RESTORED_TICKS * scenario.fleet.tick_ms
+        self._since_ms: int | None = None
 
     def look(self, view: View) -> Iterable[Finding]:
         """See Invariant."""
@@ -330,7 +335,11 @@ class Restored:
         calm_s = self._calm.lasts_s(view.at_s, view.count, ours=view.ours)
         bad = flow.shed - flow.bots_refused + flow.failed
         waits_for_ledger = flow.journal >= self._journal_max * (1 - CLOSE)
-        if calm_s >= self._calm.enough_s and bad > self._bad_share * flow.requests and not waits_for_ledger:
+        if calm_s < self._calm.enough_s or bad <= self._bad_share * flow.requests or waits_for_ledger:
+            self._since_ms = None
+            return
+        self._since_ms = view.now_ms if self._since_ms is None else self._since_ms
+        if view.now_ms - self._since_ms > self._ms_max:  # a rise that begins now ends the calm at the next tick
             share = bad / flow.requests
             yield Finding("", f"{share:.2%} are shed or fail though all has been calm for {calm_s:.0f} s")
 

@@ -1,18 +1,20 @@
 """One seed of random faults in a scenario: what it breaks of the invariants."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from springtide.errors import SpringtideError
+from springtide.twin.simulation.decisions import Springtide
 from springtide.twin.simulation.fault_draw import draw
 from springtide.twin.simulation.invariants import checks
 from springtide.twin.simulation.outcome import Breach
-from springtide.twin.simulation.run import Simulation, simulate
+from springtide.twin.simulation.run import Simulation
 from springtide.twin.simulation.scenario import Scenario
 
 DEFECT = "no defect of the twin"
 """The invariant that is broken when a simulation raises an error: no decision may ask for what no engine would do."""
+
 
 class Tried(msgspec.Struct, frozen=True):
     """One seed: what it broke (empty: nothing), and what was in it."""
@@ -35,25 +37,13 @@ def try_scenario(scenario: Scenario, counts: Sequence[float] | None = None) -> T
     Raises KeyboardInterrupt when it was interrupted: a part of a run proves nothing.
     """
     faults = tuple(fault.kind.value for fault in scenario.faults)
-    now = Moment()
+    simulation = Simulation(scenario, scenario.seed, Springtide(), counts=counts)
+    simulation.watches = (checks(scenario),)
+    defects: list[Breach] = []
     try:
-        outcome = simulate(scenario, counts=counts, watches=(checks(scenario), now))
+        simulation.run()
     except (SpringtideError, ArithmeticError, LookupError, ValueError, TypeError, AssertionError) as error:
-        defect = Breach(now.at_s, DEFECT, f"{type(error).__name__}: {error}")
-        return Tried(scenario.seed, (defect,), faults)
-    if outcome.interrupted:
-        raise KeyboardInterrupt
-    return Tried(scenario.seed, outcome.breaches, faults, outcome.requests, outcome.nodes_rented)
-
-
-class Moment:
-    """A watch that knows how far a simulation has come."""
-
-    def __init__(self) -> None:
-        """Not begun."""
-        self.at_s = 0.0
-
-    def __call__(self, simulation: Simulation, _: object) -> Iterable[Breach]:
-        """After each step; there is nothing to find."""
-        self.at_s = simulation.at_s
-        return ()
+        defects.append(Breach(simulation.at_s, DEFECT, f"{type(error).__name__}: {error}"))
+    recorder = simulation.recorder
+    breaches = (*recorder.breaches, *defects)
+    return Tried(scenario.seed, breaches, faults, recorder.totals.requests, simulation.hands.rented)

@@ -28,6 +28,9 @@ GAP_MAX = 12
 JITTER = 0.1
 """A line may be this share of a step early or late."""
 
+FRACTION = 0.02
+"""A step may differ from whole seconds by this share of it."""
+
 STEP_MAX_S = 86_400
 
 TIMES = frozenset({"timestamp", "time", "datetime", "date", "second", "seconds", "sec", "s", "t", "ts", "at", "at_s"})
@@ -128,12 +131,17 @@ def _line(path: Path, number: int, row: Sequence[str], columns: _Columns) -> _Li
 
 
 def _step_s(path: Path, lines: Sequence[_Line]) -> int:
-    """What most lines are apart, whole seconds."""
+    """What most lines are apart, whole seconds: the mean of all that are near the median or a multiple of it."""
     for before, line in pairwise(lines):
         if line.at_s <= before.at_s:
             raise ConfigError(f"{path}: line {line.number}: is not later than the line before; sort the file by time")
-    step = median(line.at_s - before.at_s for before, line in pairwise(lines))
-    if not 1 <= step <= STEP_MAX_S or abs(step - round(step)) > JITTER * step:
+    apart = [line.at_s - before.at_s for before, line in pairwise(lines)]
+    usual = median(apart)
+    steps = [
+        (each, count) for each in apart if abs(each - (count := max(1, round(each / usual))) * usual) <= JITTER * usual
+    ]
+    step = math.fsum(each for each, _ in steps) / sum(count for _, count in steps) if steps else usual
+    if not 1 <= step <= STEP_MAX_S or abs(step - round(step)) > FRACTION * step:
         msg = f"{path}: lines are {step:g} s apart; add them up to steps of whole seconds"
         raise ConfigError(f"{msg}, 1 to {STEP_MAX_S:,}")
     return round(step)
