@@ -15,6 +15,7 @@ from springtide.cli.simulate import _words, simulate
 from springtide.cli.simulate_seeds import SeedOptions, SeedReport, _command, run_seeds
 from springtide.decide import reconcile
 from springtide.errors import ConfigError, UserError
+from springtide.twin.simulation import shrink
 from springtide.twin.simulation.fault_draw import FAULTS_MAX, FAULTS_UNTIL, draw
 from springtide.twin.simulation.faults import FaultKind
 from springtide.twin.simulation.invariants import Checker
@@ -138,8 +139,9 @@ def test_a_command_with_options_is_shown_with_them() -> None:
 
 @pytest.mark.usefixtures("idle")
 def test_shrink_writes_a_smaller_scenario_that_breaks_the_same(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(shrink, "RUNS_MAX", 25)
     assert simulate("small", seeds=2, shrink=True, out=tmp_path / "new", json=True) == 1
     report = json.loads(capsys.readouterr().out)
     path = Path(report["shrunk"])
@@ -150,6 +152,7 @@ def test_shrink_writes_a_smaller_scenario_that_breaks_the_same(
     assert tomllib.loads(text)["duration_s"] < SMALL.duration_s
     assert simulate(str(path)) == 1
     assert "cloud empty after the event" in capsys.readouterr().out
+    monkeypatch.setattr(shrink, "RUNS_MAX", 3)
     assert simulate(str(path), shrink=True, out=tmp_path) == 1  # it can be shrunk again, by itself
 
 
@@ -204,8 +207,9 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, int]) -> None
 
 
 @pytest.mark.usefixtures("idle")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(shrink, "RUNS_MAX", 3)
     short = tmp_path / "short.toml"
     short.write_text(write_scenario(msgspec.structs.replace(SMALL, duration_s=1_900)))
     with pytest.raises(UserError, match="give another folder with --out"):

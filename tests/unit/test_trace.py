@@ -42,10 +42,12 @@ SHAPES: dict[str, tuple[list[str], int | None]] = {
     "any name beside a time": (["time,shoppers", *(f"{30 * n},{count}" for n, count in enumerate(COUNTS))], 30),
     "other columns": (["host,count,second,p99", *(f"a,{count},{20 * n},9" for n, count in enumerate(COUNTS))], 20),
     "quoted": (['"timestamp","value"', *(f'"{7 * n}","{count}"' for n, count in enumerate(COUNTS))], 7),
-    "blank and commented lines": (["# made by hand", "", "second,count", "#", "0,94.0", "", *(
-        f"{n},{count}" for n, count in enumerate(COUNTS) if n)], 1),
+    "blank and commented lines": (
+        ["# made by hand", "", "second,count", "#", "0,94.0", "", *(f"{n},{c}" for n, c in enumerate(COUNTS) if n)],
+        1,
+    ),
     "early and late": (["second,count", *(f"{100 * n + n % 3},{count}" for n, count in enumerate(COUNTS))], 100),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -21,7 +21,7 @@ from springtide.drivers.system import SystemClock
 from springtide.errors import ConfigError
 from springtide.twin.simulation.approaches import APPROACHES, OURS, approach
 from springtide.twin.simulation.calibration import calibrated, load_calibration
-from springtide.twin.simulation.expectations import load_expectation, unmet
+from springtide.twin.simulation.expectations import Expectation, load_expectation, unmet
 from springtide.twin.simulation.invariants import checks
 from springtide.twin.simulation.outcome import Outcome
 from springtide.twin.simulation.reading import counts_of, find_scenario, shipped, with_demand
@@ -60,20 +60,33 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
     if not scenario:
         _list_scenarios(as_json=json)
         return 0
+    words = _words(scenario, seed, calendar=calendar, demand=demand, scale=scale)
     wanted = _with_options(find_scenario(scenario), calendar=calendar, demand=demand, scale=scale)
     if calibration is not None:
         wanted = msgspec.structs.replace(wanted, path=calibrated(wanted.path, load_calibration(calibration)))
-    counts = counts_of(wanted)
     bounds = {} if expect is None else load_expectation(expect)
     if compare and (seeds or shrink or report or policy != OURS):
         raise ConfigError("--compare runs all policies once; leave out --policy, --report, --seeds and --shrink")
     if compare:
-        return run_compare(wanted, counts, CompareOptions(seed, out, json))
+        return run_compare(wanted, counts_of(wanted), CompareOptions(seed, out, json))
     if seeds or shrink:
         if seed is not None:
             wanted = msgspec.structs.replace(wanted, seed=seed)
-        words = _words(scenario, seed, calendar=calendar, demand=demand, scale=scale)
-        return run_seeds(wanted, counts, SeedOptions(seeds, first_seed, processes, shrink, out, words, json))
+        options = SeedOptions(seeds, first_seed, processes, shrink, out, words, json)
+        return run_seeds(wanted, counts_of(wanted), options)
+    return _run_once(wanted, seed, policy, bounds, report, as_json=json)
+
+
+def _run_once(
+    wanted: Scenario,
+    seed: int | None,
+    policy: str,
+    bounds: Expectation,
+    report: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    counts = counts_of(wanted)
     who = approach(policy, wanted, counts)
     clock = SystemClock()
     began_s = clock.monotonic_s()
@@ -87,7 +100,7 @@ def simulate(  # noqa: PLR0913 - each is an option of the command line
             watches=(checks(wanted),) if policy == OURS else (),  # the others have promised nothing
         )
     outcome = msgspec.structs.replace(outcome, wall_s=round(clock.monotonic_s() - began_s, 3))
-    _tell(wanted, outcome, as_json=json)
+    _tell(wanted, outcome, as_json=as_json)
     if report is not None:
         write_report(report, wanted, outcome, counts)
     if outcome.interrupted:

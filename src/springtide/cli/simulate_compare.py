@@ -166,7 +166,10 @@ def _service(rows: tuple[Compared, ...]) -> Table:
 
 
 def _elasticity(rows: tuple[Compared, ...]) -> Table:
-    table = _table("elasticity (SPEC RG), %", ("under", "under time", "over", "over time", "instability"))
+    table = _table(
+        "elasticity (SPEC RG), and the fullest line, %",
+        ("under", "under time", "over", "over time", "instability", "line"),
+    )
     for row in rows:
         found = row.elastic
         figures = (
@@ -176,5 +179,6 @@ def _elasticity(rows: tuple[Compared, ...]) -> Table:
             found.over_share,
             found.instability,
         )
-        table.add_row(row.outcome.policy, *(f"{figure:,.1f}" for figure in figures))
+        line = f"{100 * row.outcome.line_share_max:,.0f}"
+        table.add_row(row.outcome.policy, *(f"{figure:,.1f}" for figure in figures), line)
     return table

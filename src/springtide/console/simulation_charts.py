@@ -157,6 +157,8 @@ def comparison_charts(
         _cost(by_name, outcomes[0].clairvoyant_cost_cny, axis),
         _lines(by_name, scenario, axis),
     ]
+    for chart in whole:
+        chart["layout"]["meta"] = {"keyed": True}
     each = [cores_chart(outcome.policy, scenario, outcome.samples, people, axis) for outcome in outcomes]
     most = max((sample.serving_cores for outcome in outcomes for sample in outcome.samples), default=0)
     for chart in each:

@@ -106,7 +106,8 @@ POLICIES_NOTE = (
     "last. Idc-first differs only where the base leaves room in the data centre, cloud-first has no base there, and "
     "idc-only rents nothing; all four are the same decisions under other settings. Static-peak, HPA and KEDA count "
     "replicas; machines for them are rented at once, the cheapest first, at the next offer where one is sold out, and "
-    "given back when they are empty: better than a node autoscaler does it. HPA and KEDA have fast rates, a short "
+    "given back when they are empty: better than a node autoscaler does it. They keep no room for the loss of a zone, "
+    "and take all of a line, of which our decisions leave a share to others. HPA and KEDA have fast rates, a short "
     "window and our headroom; KEDA's cron window begins as far ahead of an event as our own horizon."
 )
 SPEC_NOTE = (
@@ -173,7 +174,18 @@ def verdict(comparison: Comparison) -> tuple[str, str]:
 
 def service_table(comparison: Comparison) -> dict[str, object]:
     """What buyers had, and what it cost."""
-    heads = ["", "Ready", "Availability", "SLO violated", "Worst p99", "Rented cores", "Nodes left", "Cost", "To bound"]
+    heads = [
+        "",
+        "Ready",
+        "Availability",
+        "SLO violated",
+        "Worst p99",
+        "Rented cores",
+        "Nodes left",
+        "Line",
+        "Cost",
+        "To bound",
+    ]
     rows = []
     for row in comparison.rows:
         each = row.outcome
@@ -184,6 +196,7 @@ def service_table(comparison: Comparison) -> dict[str, object]:
             f"{each.p99_worst_ms:,.0f} ms",
             f"{each.cores_peak:,}",
             f"{each.nodes_left:,}",
+            f"{each.line_share_max:.0%}",
             f"{each.cost_cny:,.0f} CNY",
             ratio(each),
         ]

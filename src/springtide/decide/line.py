@@ -15,8 +15,11 @@ STEP_MS = 5_000
 RETURN = 1.1
 """A step back gives at most so many times the share before."""
 
-CALM = 0.9
+CALM = 0.95
 """Below this part of what a line may carry, the cloud gets some of its share back."""
+
+AIM = 0.98
+"""A step back aims at this part of what the line may carry."""
 
 SHARE_MIN = 0.05
 """The least share: enough to see that the line carries again."""
@@ -33,7 +36,7 @@ def limit(snapshot: Snapshot, policy: FleetPolicy) -> LineLimit:
     if load > most:
         share = max(SHARE_MIN, before.share * most / load)
     elif before.share < 1.0 and load < most * CALM:
-        share = min(1.0, before.share * min(RETURN, most / max(load, SHARE_MIN)))
+        share = min(1.0, before.share * min(RETURN, most * AIM / max(load, SHARE_MIN)))
     else:
         return before
     return LineLimit(share, snapshot.now_ms)

@@ -267,7 +267,7 @@ class ReleaseNode(msgspec.Struct, frozen=True, tag="release_node"):
 
 
 class KeepNodes(msgspec.Struct, frozen=True, tag="keep_nodes"):
-    """Let the cloud take these rented nodes back by itself at another moment than it was told; only ever a later one."""
+    """Let the cloud take these rented nodes back by itself at another moment than it was told: always a later one."""
 
     node_ids: tuple[str, ...]
     release_at_ms: int
@@ -332,9 +332,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     `usual` is what demand of the last hours was like.
     `offers` is what can be rented; without any, each cloud zone has the one machine that it is configured with, up to
     its `nodes_max`. `fills` is what came of the last minutes' orders, oldest first; `quotas` the account's limits.
-    `purchases` are what the plans of events that are not over have scheduled, ordered or not. `cordoned` are nodes on which
-    nothing new starts. `line_load` is the share of each line that is taken (0 to 1), by name; one that has failed is
-    not named. `line_limit` is the plan's before this one. `others_fen_per_h` is what the rented nodes of other services
+    `purchases` are what the plans of events that are not over have scheduled, ordered or not. `cordoned` are nodes on
+    which nothing new starts. `line_load` is the share of each line that is taken (0 to 1), by name; one that has failed
+    is not named. `line_limit` is the plan's before this one. `others_fen_per_h` is what the rented nodes of other services
     cost, those on order included.
     """
 
@@ -379,8 +379,8 @@ class Plan(msgspec.Struct, frozen=True):
     """What one tick decided, and why. `placement` is replicas wanted by zone; `weights` shares of traffic by zone.
 
     `zone_health`, `capacity`, `rollout`, `line_limit` and `scaled_in_ms` (when a stage of scaling in began last) go
-    into the next snapshot as they are. `alerts` are for a person. `asked` is what demand and signals alone asked for at this moment:
-    the next snapshots' `wanted_before`.
+    into the next snapshot as they are. `alerts` are for a person. `asked` is what demand and signals alone asked for at
+    this moment: the next snapshots' `wanted_before`.
     """
 
     tick: int

@@ -146,10 +146,11 @@ class Decisions:
         while self._traffic[0].at_ms <= sample.at_ms - history_ms(self.policy):
             self._traffic.popleft()
         settled = None if self.every_tick else self._settled
-        if settled is not None and settled.version == self._version() and self._rests(settled):
+        rests = None if settled is None or settled.version != self._version() else self._rests(settled)
+        if rests is not None:
             self._skipped += 1
             if self._skipped % CHECK_EVERY:
-                return settled.plan
+                return rests
             plan = self._decide()
             if plan.actions:
                 raise SimulationError(f"the short cut left out what tick {self.ticks} had to do: {plan.actions[:3]}")
@@ -159,8 +160,8 @@ class Decisions:
     def _version(self) -> int:
         return self._world.version + self._hands.version
 
-    def _rests(self, settled: Settled) -> bool:
-        """Decide the count alone; whether it is as it was."""
+    def _rests(self, settled: Settled) -> Plan | None:
+        """Decide the count alone; the plan, but for its demand the one before, if the count is as it was."""
         desk = self._desk
         traffic = tuple(self._traffic)
         desk.count(traffic, self._calendar)
@@ -179,10 +180,10 @@ class Decisions:
         demand = autoscale.demand_ahead(snapshot, self.policy)
         wanted = autoscale.autoscale(demand, snapshot, self.policy, settled.present)
         if wanted.replicas != settled.replicas or wanted.hold or not self._waits(settled, snapshot):
-            return False
+            return None
         plan = msgspec.structs.replace(settled.plan, tick=self.ticks, demand=demand, asked=wanted.asked)
         desk.concluded(snapshot, plan)
-        return True
+        return plan
 
     def _waits(self, settled: Settled, snapshot: Snapshot) -> bool:
         """Whether neither a queue, the lines nor time ask for anything else than the count does."""
