@@ -334,8 +334,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     its `nodes_max`. `fills` is what came of the last minutes' orders, oldest first; `quotas` the account's limits.
     `purchases` are what the plans of events that are not over have scheduled, ordered or not. `cordoned` are nodes on
     which nothing new starts. `line_load` is the share of each line that is taken (0 to 1), by name; one that has failed
-    is not named. `line_limit` is the plan's before this one. `others_fen_per_h` is what the rented nodes of other services
-    cost, those on order included.
+    is not named. `line_limit` is the plan's before this one. `others_fen_per_h` is what the rented nodes of other
+    services cost, those on order included.
     """
 
     run: str
