@@ -1,6 +1,10 @@
 """Seeds of random faults: a hundred break no invariant, and what breaks one can be seen again."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -214,3 +218,45 @@ def test_a_folder_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch
     short.write_text(write_scenario(msgspec.structs.replace(SMALL, duration_s=1_900)))
     with pytest.raises(UserError, match="give another folder with --out"):
         simulate(str(short), shrink=True, out=tmp_path / "file")
+
+
+RUN = "import sys; from springtide.cli.app import main; sys.exit(main())"
+
+
+def running() -> dict[int, int]:
+    """All processes that run, each with the one that has started it."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if fields[0] != "Z":
+            found[int(path.parent.name)] = int(fields[1])
+    return found
+
+
+def children(pid: int) -> set[int]:
+    return {child for child, parent in running().items() if parent == pid}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_a_command_that_is_ended_leaves_no_process(number: signal.Signals) -> None:
+    words = ["small", "--seeds", "10000", "--processes", "2", "--json"]
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {RUN}"
+    with subprocess.Popen([sys.executable, "-c", code, "simulate", *words], stdout=subprocess.PIPE) as command:
+        until = time.monotonic() + 60
+        while len(children(command.pid)) < 3 and time.monotonic() < until:  # two that work, and one that tracks
+            time.sleep(0.1)
+        working = children(command.pid)
+        assert len(working) >= 3
+        time.sleep(1.0)
+        command.send_signal(number)
+        shown, _ = command.communicate(timeout=60)
+    assert command.returncode == (EXIT_INTERRUPTED if number is signal.SIGINT else -number)
+    if number is signal.SIGINT:
+        assert json.loads(shown)["wanted"] == 10_000
+    until = time.monotonic() + 30
+    while working & running().keys() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not working & running().keys()

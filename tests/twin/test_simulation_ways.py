@@ -1,7 +1,5 @@
 """Lines and caches of a simulation: who gets how much, and when."""
 
-import math
-
 import pytest
 
 from springtide.model import ZoneKind
@@ -94,18 +92,27 @@ def test_traffic_spreads_over_the_lines_of_a_zone_by_their_bandwidth() -> None:
 
 def test_a_cut_line_leaves_the_other_and_cuts_off_who_has_no_other() -> None:
     lines = Lines(LINES, ZONES)
-    assert lines.requests_max("near") == pytest.approx(1_250_000)
-    assert lines.requests_max("idc") == math.inf
+    assert lines.carried({"near": 2e6, "idc": 1e9}) == {"near": pytest.approx(1_250_000), "idc": 1e9}
     assert lines.round_trip_ms("near") == 2
     lines.narrow("thick", 0.0)
     assert lines.reaches("near")
-    assert lines.requests_max("near") == pytest.approx(250_000)
+    assert lines.carried({"near": 2e6}) == {"near": pytest.approx(250_000)}
     assert lines.round_trip_ms("near") == 5
     lines.carry({"near": 100_000})
     assert lines.load["thin"] == pytest.approx(0.4)
     lines.narrow("thin", 0.0)
+    assert lines.carried({"near": 1.0, "far": 1.0, "idc": 1.0}) == {"near": 0.0, "far": 0.0, "idc": 1.0}
     assert not lines.reaches("far")
     assert lines.reaches("idc")
+
+
+def test_zones_that_share_a_line_share_what_it_carries() -> None:
+    """250,000/s fit over the thin line; the far zone asks for as many, the near one for a fifth of its own."""
+    lines = Lines(LINES, ZONES)
+    carried = lines.carried({"near": 625_000, "far": 250_000})
+    assert carried == {"near": pytest.approx(500_000 + 125_000 * 2 / 3), "far": pytest.approx(250_000 * 2 / 3)}
+    lines.carry(carried)
+    assert lines.load["thin"] == 1.0
 
 
 def delivery(share_max: float = 0.8) -> tuple[Kernel, Lines, Delivery]:

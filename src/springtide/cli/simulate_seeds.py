@@ -4,9 +4,11 @@ Exit status: 0 nothing broke, 1 an invariant was broken, 2 bad input, 130 Ctrl-C
 """
 
 import multiprocessing
+import os
 import shlex
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -136,13 +138,24 @@ def _each(scenario: Scenario, counts: Sequence[float] | None, options: SeedOptio
             try:
                 for work in as_completed([pool.submit(_try_chunk, scenario, chunk, counts) for chunk in chunks]):
                     yield from work.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            except (KeyboardInterrupt, GeneratorExit):
+                for child in multiprocessing.active_children():
+                    child.terminate()  # a seed of a large scenario takes its time
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def _work_on() -> None:
-    """Ctrl-C ends the command, which then lets its processes end: they do not answer it themselves."""
+    """Ctrl-C ends the command, which then lets its processes end; they end by themselves when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
+
+
+def _end_with_the_command() -> None:
+    command = multiprocessing.parent_process()
+    if command is not None:
+        command.join()
+        os._exit(1)
 
 
 def _try_chunk(scenario: Scenario, seeds: Sequence[int], counts: Sequence[float] | None) -> list[Tried]:

@@ -35,13 +35,6 @@ class Lines:
         """The time there and back, over the quickest line that is up; 0 inside the data centre."""
         return min((self._lines[name].round_trip_ms for name in self._of[zone] if self._left[name] > 0), default=0.0)
 
-    def requests_max(self, zone: str) -> float:
-        """The requests/s that the zone's lines can take, if nobody else uses them; infinite inside the data centre."""
-        names = self._of[zone]
-        if not names:
-            return float("inf")
-        return sum(self._mb_per_s(name) * 1e6 / max(self._lines[name].request_bytes, 1e-9) for name in names)
-
     def carried(self, requests_per_s: Mapping[str, float]) -> dict[str, float]:
         """What of the requests/s that zones could answer gets there over the lines that they share."""
         taken = dict.fromkeys(self._lines, 0.0)
