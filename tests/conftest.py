@@ -17,15 +17,25 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 LONG = frozenset(
     (
+        "contract/test_balancer_traffic.py",
+        "e2e/test_calibrate.py",
+        "e2e/test_nodes.py",
+        "e2e/test_platform.py",
         "e2e/test_platform_docker.py",
+        "e2e/test_platform_sale.py",
+        "e2e/test_secrets.py",
+        "e2e/test_sweep.py",
         "integration/test_docker_runtime.py",
         "integration/test_image_line.py",
         "integration/test_loop_chaos.py",
+        "integration/test_postgres_engine.py",
         "integration/test_postgres_group.py",
+        "integration/test_registry.py",
         "integration/test_torture.py",
         "integration/test_valkey_keeper.py",
         "integration/test_zone_loss_of_stores.py",
         "twin/test_loop_killed.py",
+        "twin/test_seeds.py",
     )
 )
 """What takes long because it ends and starts many engines, or the same thing many times: `make test-long`."""
