@@ -7,6 +7,8 @@ import msgspec
 
 from springtide.config import CloudSettings, Config
 from springtide.drivers.alibaba_settings import (
+    FIRST_LOOK,
+    SLOW_BOOT,
     AccessKeys,
     AlibabaSettings,
     AlibabaZone,
@@ -23,12 +25,6 @@ LOCAL_SEED = 7
 LOCAL_FILE = "cloud.json"
 PROFILE = "default"
 """Of a credentials file: the one that the SDK takes too."""
-
-BOOT_P99 = 1.5
-"""The slowest machines of a hundred take so many times the `boot_s` of their zone."""
-
-FIRST_LOOK = 0.8
-"""A new machine is looked at first when so much of the usual boot has passed."""
 
 _MB_PER_GB = 1024
 _FEN = 100
@@ -94,7 +90,7 @@ def alibaba_settings(config: Config) -> AlibabaSettings:
     )
     if boots:
         slowest = max(boots)
-        boot_ms = {market: (slowest, round(slowest * BOOT_P99)) for market in settings.boot_ms}
+        boot_ms = {market: (slowest, round(slowest * SLOW_BOOT)) for market in settings.boot_ms}
         first_look_s = min(settings.first_look_s, FIRST_LOOK * min(boots) / 1000)
         settings = msgspec.structs.replace(settings, boot_ms=boot_ms, first_look_s=first_look_s)
     return settings

@@ -23,17 +23,12 @@ from springtide.errors import UserError
 from springtide.model import Market, Offer, Zone, ZoneKind
 from springtide.ports import Cloud
 from springtide.twin.market_settings import default_offers
+from springtide.twin.simulation.demo_model import BOOT_P99, STOCK_SHARE
 
 SEED = 7
 START_S = 20.0
 STOP_S = 5.0
 POLL_S = 0.05
-
-BOOT_P99 = 1.2
-"""A demo's machines boot in the `boot_s` of their zone, the slowest of a hundred in so many times that."""
-
-STOCK_SHARE = 6
-"""An offer has a sixth of the nodes that its zone may have, one at least: what an order lacks is found elsewhere."""
 
 FEN_PER_CORE_H = 20.4
 """The price of a type that has none in the configuration or the twin's catalogue: that of c7 (0.816 CNY for 4 vCPU)."""

@@ -77,6 +77,13 @@ class EciSettings(msgspec.Struct, frozen=True):
     auto_match_image_cache: bool = True
 
 
+FIRST_LOOK = 0.8
+"""A new machine is looked at first when so much of the usual boot has passed, where that is known."""
+
+SLOW_BOOT = 1.5
+"""The slowest machines of a hundred are taken to need so many times the `boot_s` of their zone."""
+
+
 class AlibabaSettings(msgspec.Struct, frozen=True):
     """One installation in one region. It holds no secret.
 

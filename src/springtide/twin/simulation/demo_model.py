@@ -5,6 +5,7 @@ demo has only thousands of them. What the demo's stack takes for an answer, and 
 an earlier run (`measured_in`), or by `springtide calibrate`.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 from typing_extensions import override
 
 from springtide.config import Config, CrowdSettings
+from springtide.drivers.alibaba_settings import FIRST_LOOK, SLOW_BOOT
 from springtide.drivers.localcloud import BOOT_JITTER
 from springtide.errors import ConfigError
 from springtide.model import NodeState, RentNodes, ReplicaState, Sale
@@ -42,6 +44,13 @@ PAY_SPREAD = 1.15
 AGAIN_S = 1.0 + RETRY_SPAN_S / 4 + 0.25
 """When people come again, in the mean: `Retry-After` is 1 or 2 s alike, and up to half a second is added."""
 
+BOOT_P99 = 1.2
+"""A served demo's machines boot in the `boot_s` of their zone, the slowest of a hundred in so many times that."""
+
+STOCK_SHARE = 6
+"""An offer of it has a sixth of the nodes that its zone may have, one at least: what an order lacks comes of others."""
+
+_DEVIATIONS_99 = 2.326  # of a normal distribution, up to its 99th percentile
 _BUSY_SHARE = 0.5  # up to this share of its capacity a fleet's queues hardly count
 _ANSWERS_MIN = 20
 _WAITING = 3.0  # where half of the answers take so many times as long, they wait for looks
@@ -174,21 +183,40 @@ def predict(config: Config, demand: Demand, stack: StackFigures, chances: Sequen
 
 
 class _World(World):
-    """The twin's world, with boot times that differ as those of the demo's cloud."""
+    """The twin's world, with a cloud that delivers and boots as the demo's does.
 
-    def __init__(self, kernel: Kernel, settings: WorldSettings, chance: Chance) -> None:
+    `poll_ms` is the time between two looks at machines that boot; None: the cloud is on paper (`drivers.localcloud`).
+    A served cloud has little of each offer, so what an order lacks is ordered again at the next tick.
+    """
+
+    def __init__(self, kernel: Kernel, settings: WorldSettings, chance: Chance, poll_ms: int | None) -> None:
         super().__init__(kernel, settings)
         self._chance = chance
+        self._poll_ms = poll_ms
 
     @override
     def _rent(self, action: RentNodes) -> None:
-        """As `drivers.localcloud` does: as many as the quota leaves."""
+        """As many as the quota and the stock leave."""
         zone = self.zones[action.zone]
         there = sum(node.zone == zone.name for node in self.nodes)
-        for _ in range(min(action.count, zone.nodes_max - there)):
+        count = min(action.count, zone.nodes_max - there)
+        if self._poll_ms is not None:
+            count = min(count, max(1, zone.nodes_max // STOCK_SHARE))
+        for _ in range(count):
             node = self._add_node(zone, action.client_token, NodeState.BOOTING)
-            boot_ms = round(zone.lead_ms * self._chance.uniform(1 - BOOT_JITTER, 1 + BOOT_JITTER))
-            self.kernel.at(self.kernel.now_ms + boot_ms, lambda name=node.node_id: self._booted(name))  # type: ignore[misc] # a lambda's default
+            ready_ms = self.kernel.now_ms + self._boot_ms(zone.lead_ms)
+            self.kernel.at(ready_ms, lambda name=node.node_id: self._booted(name))  # type: ignore[misc] # a lambda's default
+
+    def _boot_ms(self, usual_ms: int) -> int:
+        """From the order until the loop knows that the machine is up."""
+        if self._poll_ms is None:
+            return round(usual_ms * self._chance.uniform(1 - BOOT_JITTER, 1 + BOOT_JITTER))
+        usual_ms = round(usual_ms / SLOW_BOOT)
+        spread = math.log(BOOT_P99) / _DEVIATIONS_99
+        drawn = statistics.NormalDist().inv_cdf(min(max(self._chance.random(), 1e-9), 1 - 1e-9))
+        first_ms = FIRST_LOOK * usual_ms
+        looks = max(0, math.ceil((usual_ms * math.exp(spread * drawn) - first_ms) / self._poll_ms))
+        return round(first_ms + looks * self._poll_ms)
 
 
 class _Seen(Series, frozen=True):
@@ -215,7 +243,11 @@ class _Run:
         self._config = config
         self._demand = demand
         self._kernel = Kernel(begin_ms)
-        self._world = _World(self._kernel, WorldSettings(zones, start_ms=round(stack.start_ms)), chance)
+        served = config.cloud.driver == "alibaba"
+        poll_ms = round(config.cloud.poll_s * 1000) if served else None
+        if served:  # the loop reckons with the slowest machines; those that come are drawn from the usual time
+            zones = tuple(msgspec.structs.replace(zone, lead_ms=round(zone.lead_ms * SLOW_BOOT)) for zone in zones)
+        self._world = _World(self._kernel, WorldSettings(zones, start_ms=round(stack.start_ms)), chance, poll_ms)
         (sale,) = config.sales_from(START_MS)
         self._path = EventPath(path_settings(config.counter.rate_max, config, config.crowd, sale, stack), chance)
         seconds = LEAD_IN_MS // 1000 + len(demand.rates) + SETTLE_MS // 1000
