@@ -17,6 +17,8 @@ from springtide.decide.release import release_at_ms
 from springtide.decide.supply import Supply
 from springtide.model import Provision, Purchase, RentNodes
 
+LINE_FULL = "the lines to the cloud have no room for more: nothing more is rented until their load is within its share"
+
 NEEDED_PART = 0.5
 """A scheduled purchase is ordered if at least this part of it is missing; for less, the cheapest will do."""
 
@@ -209,7 +211,7 @@ def _buy(wanted: int, supply: Supply, buyer: Buyer, budget: Budget | None, *, bu
         if len(buyer.rents) == before:
             break
     _add(buyer.have, later)
-    said = f"the cloud's offers: {'; '.join(limits) or 'no more can be had now'}"
+    said = f"the cloud's offers: {'; '.join(limits) or 'no more can be had now'}" if buys else LINE_FULL
     room = open_slots(observed, policy, buyer.have)
     placement = place(wanted, zones, policy, down, Offered(room, supply.prices_or_offers, said), budget)
     refused = (*buyer.refused, *(limit for limit in limits if "spend" in limit))
