@@ -102,6 +102,9 @@ class OwnEngine(Engine):
         """It stands still inside the block."""
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
+        # A thread that runs on another core stops a moment later, and may answer until then.
+        stopped, _ = os.waitpid(self._process.pid, os.WUNTRACED)
+        assert stopped == self._process.pid
         try:
             yield
         finally:
