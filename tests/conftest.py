@@ -25,6 +25,7 @@ LONG = frozenset(
         "e2e/test_platform_sale.py",
         "e2e/test_secrets.py",
         "e2e/test_sweep.py",
+        "integration/test_crowd.py",
         "integration/test_docker_runtime.py",
         "integration/test_image_line.py",
         "integration/test_loop_chaos.py",
