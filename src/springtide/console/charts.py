@@ -1,6 +1,7 @@
 """The charts of a report, as plotly figures in plain JSON; the page sets the colours of text and grid."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from springtide.console.figures import FleetSecond, RunFigures
@@ -14,6 +15,9 @@ CLOUD_COLOURS = ("#e08a3c", "#f0b274", "#b96a22", "#f6cfa6")
 SERIES_COLOURS = ("#2f6f9f", "#e08a3c", "#3f9c78", "#a0629b", "#b0a13a", "#7a7f87")
 STATE_COLOURS = {"paid": "#3f9c78", "reserved": "#5b9bc8", "expired": "#9aa0a6", "cancelled": "#c7a24a"}
 GOOD, PLAIN, EARLY, BAD, WARN = "#3f9c78", "#9aa0a6", "#c7a24a", "#c8453b", "#e08a3c"
+NEAR_S = 15
+"""Moments that are this close to one another have their names on either side."""
+
 MARK_COLOUR = "#8a8f98"
 LATENCY_TICKS_MS = [round(step * 10.0**power, 1) for power in range(-1, 5) for step in (1, 2, 5)]
 
@@ -225,11 +229,13 @@ def _chart(title: str, unit: str, traces: list[Chart], figures: RunFigures, *, w
 def _marks(figures: RunFigures, *, wide: bool) -> tuple[list[Chart], list[Chart]]:
     """Vertical lines, with their names on the wide chart; faults are numbered, and listed beneath it."""
     moments = [
-        (figures.first_node_rented_s, "first node rented", "right"),
-        (figures.opens_s, "opening", "right"),
-        (figures.last_node_released_s, "nodes back", "right"),
+        (figures.first_node_rented_s, "first node rented"),
+        (figures.opens_s, "opening"),
+        (figures.last_node_released_s, "nodes back"),
     ]
-    named = [(second, name, anchor, MARK_COLOUR) for second, name, anchor in moments if second is not None]
+    known = sorted((second, name) for second, name in moments if second is not None)
+    near = {later for (before, _), (later, _) in pairwise(known) if later - before < NEAR_S}
+    named = [(second, name, "left" if second in near else "right", MARK_COLOUR) for second, name in known]
     faults = [(fault.second, f"<b>{at}</b>", "center", BAD) for at, fault in enumerate(figures.faults, 1)]
     shapes = [vertical(second, colour) for second, _, _, colour in (*named, *faults)]
     annotations = list(labels([*named, *faults] if wide else faults))
