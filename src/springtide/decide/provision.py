@@ -42,7 +42,7 @@ def provision(need: ProvisionNeed, offers: Sequence[Offer], quotas: Sequence[Quo
     """
     problem = build(need, offers, quotas)
     greedy = reached(problem, karpenter_fill)
-    candidates = [greedy, reached(problem, by_price_fill)]
+    candidates = [greedy, _by_price(problem)]
     counts, bound = _planned(problem, candidates)
     return _result(problem, counts, bound, greedy)
 
@@ -67,11 +67,7 @@ def cheapest(need: ProvisionNeed, offers: Sequence[Offer], quotas: Sequence[Quot
     The bound is that of stock and price alone, so the gap says little where quotas or spread bind.
     """
     problem = build(need, offers, quotas)
-    counts: Sequence[int] = reached(problem, by_price_fill)
-    if len(problem.columns) <= SMALL_COLUMNS and problem.replicas(counts) >= problem.target:
-        # One machine more may be what lets a share hold a cheaper one.
-        beyond = [by_price_fill(problem, problem.target + 2**doubling) for doubling in range(SMALL_TRIES)]
-        counts = _best(problem, problem.target, [counts, *beyond]) or counts
+    counts = _by_price(problem)
     return _result(problem, counts, _bound_by_price(problem, problem.replicas(counts)), None)
 
 
@@ -102,6 +98,16 @@ def repair(before: Provision, need: ProvisionNeed, offers: Sequence[Offer], quot
         if problem.feasible(plan) and problem.cores(problem.replicas(plan)) >= cores:
             return _result(problem, trimmed(problem, problem.needed(cores), plan), bound, None)
     return _result(problem, counts, bound, None)
+
+
+def _by_price(problem: Problem) -> Sequence[int]:
+    """The fill by price; among few offers that of a little more than the need, where it is cheaper."""
+    counts = reached(problem, by_price_fill)
+    if len(problem.columns) > SMALL_COLUMNS or problem.replicas(counts) < problem.target:
+        return counts
+    # One machine more may be what lets a share hold a cheaper one.
+    beyond = [by_price_fill(problem, problem.target + 2**doubling) for doubling in range(SMALL_TRIES)]
+    return _best(problem, problem.target, [counts, *beyond]) or counts
 
 
 def _planned(problem: Problem, candidates: Iterable[Sequence[int]]) -> tuple[Sequence[int], float]:
