@@ -18,7 +18,7 @@ from springtide.drivers.alibaba_settings import (
 from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.system import SystemClock, chance
 from springtide.errors import ConfigError
-from springtide.model import Market, ZoneKind
+from springtide.model import FEN_PER_CNY, Market, ZoneKind
 from springtide.ports import Cloud
 
 LOCAL_SEED = 7
@@ -27,7 +27,6 @@ PROFILE = "default"
 """Of a credentials file: the one that the SDK takes too."""
 
 _MB_PER_GB = 1024
-_FEN = 100
 
 
 def open_cloud(config: Config, clock: SystemClock, folder: Path) -> Cloud:
@@ -60,7 +59,7 @@ def alibaba_settings(config: Config) -> AlibabaSettings:
             round(machine.memory_gb * _MB_PER_GB),
             machine.arch,
             tuple(market for market in machine.markets if market in cloud.markets),
-            machine.price_cny_per_h * _FEN,
+            machine.price_cny_per_h * FEN_PER_CNY,
         )
         for machine in cloud.types
         if set(machine.markets) & set(cloud.markets)

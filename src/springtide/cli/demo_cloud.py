@@ -20,7 +20,7 @@ from springtide.drivers.child import spawn
 from springtide.drivers.localcloud import LocalCloud
 from springtide.drivers.system import SystemClock, chance
 from springtide.errors import UserError
-from springtide.model import Market, Offer, Zone, ZoneKind
+from springtide.model import FEN_PER_CNY, Market, Offer, Zone, ZoneKind
 from springtide.ports import Cloud
 from springtide.twin.market_settings import default_offers
 from springtide.twin.simulation.demo_model import BOOT_P99, STOCK_SHARE
@@ -36,7 +36,6 @@ FEN_PER_CORE_H = 20.4
 SPOT_SHARE = 0.3
 """What spot costs of the price on demand, of such a type."""
 
-_FEN = 100
 _MB_PER_GB = 1024
 
 
@@ -125,7 +124,7 @@ def market_offers(config: Config) -> Iterator[Offer]:
     for zone in config.zones:
         boot_ms = round(zone.boot_s * 1000)
         for machine in config.cloud.types if zone.kind is ZoneKind.CLOUD else ():
-            usual = machine.price_cny_per_h * _FEN or machine.cores * FEN_PER_CORE_H
+            usual = machine.price_cny_per_h * FEN_PER_CNY or machine.cores * FEN_PER_CORE_H
             for market in sorted(allowed & set(machine.markets)):
                 share = SPOT_SHARE if market is Market.SPOT else 1.0
                 price = listed.get((machine.name, market), usual * share)

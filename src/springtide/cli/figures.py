@@ -10,7 +10,18 @@ from springtide.cli.chaos import Fault
 from springtide.config import Config
 from springtide.console.figures import FleetSecond, Mark, RentedNodes, RunFigures
 from springtide.fleet.journal import Decision, Outcome, read_journal
-from springtide.model import Node, Order, ReleaseNode, RentNodes, ReplicaState, Sale, Snapshot, Zone, ZoneKind
+from springtide.model import (
+    FEN_PER_CNY,
+    Node,
+    Order,
+    ReleaseNode,
+    RentNodes,
+    ReplicaState,
+    Sale,
+    Snapshot,
+    Zone,
+    ZoneKind,
+)
 from springtide.sale.audit import AuditReport, compare_acknowledged
 from springtide.twin.crowd.spec import (
     ACKNOWLEDGEMENTS,
@@ -23,7 +34,6 @@ from springtide.twin.crowd.spec import (
 )
 
 HOURS_A_DAY = 24
-FEN = 100
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +96,7 @@ def collect(found: Findings) -> RunFigures:
         throttled=found.throttled,
         nodes_left=found.nodes_left,
         ready_before_open_s=history.ready_before_open_s,
-        cost_cny=found.cost_fen / FEN,
+        cost_cny=found.cost_fen / FEN_PER_CNY,
         cost_static_peak_cny=history.price_peak_cny_per_h * HOURS_A_DAY,
         rate_max=found.config.counter.rate_max,
         unthrottled_rps=found.unthrottled_rps,
@@ -128,7 +138,7 @@ def fleet_history(found: Findings) -> _FleetHistory:
     return _FleetHistory(
         replicas_peak=replicas_peak,
         rented=_by_offer(nodes.values(), prices_fen),
-        price_peak_cny_per_h=peak_fen / FEN,
+        price_peak_cny_per_h=peak_fen / FEN_PER_CNY,
         cloud_share_at_peak=cloud_share_at_peak(snapshots, found.zones),
         ready_before_open_s=ready_before_open_s(snapshots, found),
         first_node_rented_s=(min(rented) - found.start_ms) / 1000 if rented else None,
@@ -176,6 +186,8 @@ def _by_offer(nodes: Iterable[Node], zones_fen: Mapping[str, float]) -> tuple[Re
     for node in nodes:
         groups[node.zone, node.instance_type, node.market.value].append(node)
     return tuple(
-        RentedNodes(zone, name, market, len(group), group[0].cores, round(_price_fen(group[-1], zones_fen) / FEN, 4))
+        RentedNodes(
+            zone, name, market, len(group), group[0].cores, round(_price_fen(group[-1], zones_fen) / FEN_PER_CNY, 4)
+        )
         for (zone, name, market), group in sorted(groups.items())
     )

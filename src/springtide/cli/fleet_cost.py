@@ -8,9 +8,8 @@ from springtide.cli.cloud_view import View, look, market_of
 from springtide.cli.fleet_show import duration
 from springtide.cli.platform_options import Here
 from springtide.cli.sale_show import moment, say, say_json, table
-from springtide.model import Market, ZoneKind
+from springtide.model import FEN_PER_CNY, Market, ZoneKind
 
-_FEN = 100
 _MS_PER_H = 3_600_000
 
 
@@ -37,9 +36,9 @@ def cost_of(view: View) -> dict[str, Any]:
         group = groups.setdefault(at, [0, 0, 0.0])
         group[0] += 1
         group[1] += node.cores
-        group[2] += view.price_fen_per_h(node) / _FEN
+        group[2] += view.price_fen_per_h(node) / FEN_PER_CNY
     per_h = sum(group[2] for group in groups.values())
-    so_far = view.cloud.cost_fen / _FEN
+    so_far = view.cloud.cost_fen / FEN_PER_CNY
     limit = view.config.cloud.spend_max_cny_per_h
     end_ms = events_end_ms(view)
     return {
@@ -88,7 +87,7 @@ def _ahead_cny(view: View, per_h: float, end_ms: int) -> float:
     """From now on: what runs, and what is scheduled."""
     scheduled = sum(
         purchase.count
-        * (purchase.price_fen_per_h / _FEN)
+        * (purchase.price_fen_per_h / FEN_PER_CNY)
         * max(0, (purchase.needed_until_ms or end_ms) - max(view.now_ms, purchase.order_ms))
         / _MS_PER_H
         for purchase in view.cloud.purchases

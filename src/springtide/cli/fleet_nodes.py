@@ -14,11 +14,10 @@ from springtide.drivers.system import SystemClock
 from springtide.errors import Refused, UserError
 from springtide.fleet.cloud_status import read_cloud
 from springtide.fleet.observe import idc_nodes
+from springtide.model import FEN_PER_CNY
 
 EACH_MAX = 60
 """More nodes than these are shown by group, unless each is asked for."""
-
-_FEN = 100
 
 
 async def run_nodes(here: Here, config: Path | None, environ: Mapping[str, str], zone: str, *, each: bool) -> int:
@@ -56,7 +55,7 @@ def rows_of(view: View) -> list[dict[str, Any]]:
             "cordoned": node.node_id in view.cordoned,
             "cores": node.cores,
             "memory_mb": node.memory_mb,
-            "price_cny_per_h": view.price_fen_per_h(node) / _FEN,
+            "price_cny_per_h": view.price_fen_per_h(node) / FEN_PER_CNY,
             "service": view.cloud.owners.get(node.node_id, ""),
             "replicas": view.cloud.replicas.get(node.node_id, {}),
             "address": node.address,

@@ -10,12 +10,11 @@ from springtide.cli.fleet_show import duration
 from springtide.cli.platform_options import Here
 from springtide.cli.sale_show import say, say_json, table
 from springtide.errors import UserError
-from springtide.model import Market, Offer, StockLevel
+from springtide.model import FEN_PER_CNY, Market, Offer, StockLevel
 
 SHOWN_MAX = 100
 """More offers than these are in the JSON only."""
 
-_FEN = 100
 _LEVELS = {
     StockLevel.PLENTY: "plenty",
     StockLevel.LOW: "few",
@@ -57,8 +56,8 @@ def row_of(offer: Offer) -> dict[str, Any]:
         "cores": offer.cores,
         "memory_mb": offer.memory_mb,
         "arch": offer.arch,
-        "price_cny_per_h": offer.price_fen_per_h / _FEN,
-        "price_cny_per_core_h": offer.price_fen_per_h / _FEN / offer.cores,
+        "price_cny_per_h": offer.price_fen_per_h / FEN_PER_CNY,
+        "price_cny_per_core_h": offer.price_fen_per_h / FEN_PER_CNY / offer.cores,
         "level": offer.level.value,
         "stock": offer.stock,
         "boot_ms": list(offer.boot_ms),

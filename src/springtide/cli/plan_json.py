@@ -5,9 +5,7 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from springtide.console.plan_view import Effort
-from springtide.model import EventNeed, EventPlan, EventRisk, Milestone, Purchase
-
-_FEN = 100
+from springtide.model import FEN_PER_CNY, EventNeed, EventPlan, EventRisk, Milestone, Purchase
 
 
 def iso(at_ms: int, zone: tzinfo | None) -> str:
@@ -61,7 +59,7 @@ def _purchase(one: Purchase, zone: tzinfo | None) -> dict[str, Any]:
         "market": one.market.value,
         "count": one.count,
         "cores": one.cores,
-        "price_cny_per_h": round(one.price_fen_per_h / _FEN, 6),
+        "price_cny_per_h": round(one.price_fen_per_h / FEN_PER_CNY, 6),
         "order_at": iso(one.order_ms, zone),
         "ready_at": iso(math.ceil(one.ready_ms / 1000) * 1000, zone),
     }
@@ -89,4 +87,4 @@ def _risk(one: EventRisk) -> dict[str, Any]:
 
 
 def _cny(fen: float) -> float:
-    return round(fen / _FEN, 2)
+    return round(fen / FEN_PER_CNY, 2)

@@ -8,20 +8,18 @@ import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from springtide.cli.running import EXIT_INTERRUPTED
+from springtide.cli.simulate_show import Progress
 from springtide.drivers.system import SystemClock
 from springtide.errors import UserError
 from springtide.twin.simulation.approaches import COMPARED
 from springtide.twin.simulation.compare import Compared, Comparison, compare
-from springtide.twin.simulation.outcome import Outcome, Sample
+from springtide.twin.simulation.outcome import Outcome
 from springtide.twin.simulation.scenario import Scenario
 
 COMPARISON_HTML = "comparison.html"
@@ -83,37 +81,21 @@ def _write(folder: Path, scenario: Scenario, comparison: Comparison, counts: lis
     sys.stderr.write(f"springtide: the report is in {folder / COMPARISON_HTML}\n")
 
 
-class CompareProgress:
+class CompareProgress(Progress):
     """A bar on standard error over all policies, with what stands in the one under way."""
 
     def __init__(self, scenario: Scenario, policies: int) -> None:
         """Nothing is simulated yet."""
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"))
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        super().__init__(scenario, policies)
         self._each_s = scenario.duration_s
-        self._done = -1
-        self._task = self._bar.add_task(scenario.name, total=policies * scenario.duration_s, now="")
+        self._begun = False
 
     def begin(self, policy: str) -> None:
         """The next policy."""
-        self._done += 1
-        self._bar.update(self._task, completed=self._done * self._each_s, description=policy)
-
-    def sample(self, sample: Sample) -> None:
-        """So far."""
-        now = f"{sample.demand_per_s:,.0f}/s on {sample.serving_cores:,} cores"
-        self._bar.update(self._task, completed=self._done * self._each_s + sample.at_s, now=now)
-
-    def __enter__(self) -> Self:
-        """Show it."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take it away."""
-        self._bar.stop()
+        if self._begun:
+            self._done_s += self._each_s
+        self._begun = True
+        self._bar.update(self._task, completed=self._done_s, description=policy)
 
 
 def show_comparison(comparison: Comparison, console: Console) -> None:

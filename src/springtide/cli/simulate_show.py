@@ -18,16 +18,17 @@ LINES_MAX = 10
 class Progress:
     """A bar on standard error, with what stands at the moment that has been simulated."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        """Nothing is simulated yet."""
+    def __init__(self, scenario: Scenario, runs: int = 1) -> None:
+        """Nothing is simulated yet, of so many runs."""
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"))
         self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task(scenario.name, total=scenario.duration_s, now="")
+        self._task = self._bar.add_task(scenario.name, total=runs * scenario.duration_s, now="")
+        self._done_s = 0
 
     def sample(self, sample: Sample) -> None:
         """So far."""
         now = f"{sample.demand_per_s:,.0f}/s on {sample.serving_cores:,} cores"
-        self._bar.update(self._task, completed=sample.at_s, now=now)
+        self._bar.update(self._task, completed=self._done_s + sample.at_s, now=now)
 
     def __enter__(self) -> Self:
         """Show it."""

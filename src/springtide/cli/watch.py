@@ -14,13 +14,12 @@ from springtide.console.figures import VERDICTS, FleetSecond, RunFigures, exit_s
 from springtide.console.live import REDRAW_S, LiveState, LiveView, Phase, StockLive, ZoneLive, phase_at
 from springtide.errors import InventoryError, LedgerError
 from springtide.fleet.loop import ControlLoop
-from springtide.model import NodeState, Replica, ReplicaState, Sale, SetEndpoints, Snapshot, Zone
+from springtide.model import FEN_PER_CNY, NodeState, Replica, ReplicaState, Sale, SetEndpoints, Snapshot, Zone
 from springtide.ports import Clock, Cloud
 from springtide.twin.crowd.demand import Demand
 from springtide.twin.crowd.spec import SECONDS, CrowdSecond, read_seconds
 
 DECISIONS_KEPT = 8
-FEN = 100
 
 
 class Watch:
@@ -95,7 +94,7 @@ class Watch:
             self._console.print(f"[dim]{self._out / name}[/]")
 
     async def _look(self, engines: Engines, cloud: Cloud, sale: Sale) -> None:
-        self._cost_cny = await cloud.cost_fen(self._clock.now_ms()) / FEN
+        self._cost_cny = await cloud.cost_fen(self._clock.now_ms()) / FEN_PER_CNY
         try:
             view = await engines.inventory.view(sale.sale)
             totals = await engines.ledger.totals(sale.sale)

@@ -7,14 +7,13 @@ import msgspec
 from msgspec import Meta
 
 from springtide.config.fields import NotNegative, Positive, Share
-from springtide.model import FleetPolicy, Line, Market, require_identifier
+from springtide.model import FEN_PER_CNY, FleetPolicy, Line, Market, require_identifier
 
 DriverName = Literal["local", "alibaba"]
 ECI_CORES_MAX = 64
 """The most cores of one ECI group (Alibaba Cloud's documentation of CreateContainerGroup)."""
 
 _MS_PER_H = 3_600_000
-_FEN = 100
 _LOOPBACK = ("127.", "localhost", "[::1]")
 
 Markets = Annotated[tuple[Market, ...], Meta(min_length=1, max_length=3)]
@@ -125,7 +124,7 @@ class CloudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(
             base,
             release_after_ms=round(self.release_after_h * _MS_PER_H),
-            spend_max_fen_per_h=self.spend_max_cny_per_h * _FEN,
+            spend_max_fen_per_h=self.spend_max_cny_per_h * FEN_PER_CNY,
             zone_share_max=self.zone_share_max,
             spot_share_max=self.spot_share_max,
         )

@@ -10,12 +10,11 @@ from msgspec import Meta
 
 from springtide.config.fields import Count, NotNegative, Positive, Share
 from springtide.errors import ConfigError
-from springtide.model import Market, Offer, StockLevel
+from springtide.model import FEN_PER_CNY, Market, Offer, StockLevel
 
 ROWS_MAX = 5_000
 """The most types that a CSV file may have; Alibaba Cloud has some 200 in a region."""
 
-FEN = 100
 _MB_PER_GIB = 1024
 _COLUMNS = ("instance_type", "arch", "vcpu", "memory_gib", "cny_per_hour", "zones")
 
@@ -89,7 +88,7 @@ class OfferSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             market=market,
             cores=self.cores,
             memory_mb=round(self.memory_gib * _MB_PER_GIB),
-            price_fen_per_h=price * FEN,
+            price_fen_per_h=price * FEN_PER_CNY,
             level=self.level,
             stock=self.stock,
             arch=self.arch,

@@ -10,11 +10,12 @@ import msgspec
 from msgspec import Meta
 
 from springtide.config.cloud import LineSettings
-from springtide.config.event_offers import FEN, BootSettings, OfferSettings, SpotSettings, read_csv
+from springtide.config.event_offers import BootSettings, OfferSettings, SpotSettings, read_csv
 from springtide.config.fields import Count, NotNegative, Positive, Seconds, Share, to_ms
 from springtide.config.reading import read_toml, suggestion, table, tables
 from springtide.errors import ConfigError
 from springtide.model import (
+    FEN_PER_CNY,
     ApiLimit,
     EventImage,
     EventNeed,
@@ -268,8 +269,8 @@ class EventFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             odds=self.odds.model(),
             zone_share_max=limits.zone_share_max,
             spot_share_max=limits.spot_share_max,
-            spend_max_fen=limits.spend_cny * FEN,
-            spend_max_fen_per_h=limits.spend_cny_per_h * FEN,
+            spend_max_fen=limits.spend_cny * FEN_PER_CNY,
+            spend_max_fen_per_h=limits.spend_cny_per_h * FEN_PER_CNY,
             quota_ms=round(self.quota.raised_within_h * _MS_PER_H),
         )
 

@@ -7,12 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from springtide.model import EventNeed, EventPlan, Purchase
+from springtide.model import FEN_PER_CNY, EventNeed, EventPlan, Purchase
 
 RISKS_MAX = 20
 """More risks than these are in the JSON only: the worst come first."""
 
-_FEN = 100
 _MS_PER_MIN = 60_000
 
 Written = Callable[[int], str]
@@ -114,7 +113,7 @@ def _purchases(need: EventNeed, purchases: Sequence[Purchase], moment: Written) 
             f"{sum(one.count for one in rows):,}",
             f"{sum(one.cores for one in rows):,}",
             f"{len({one.zone for one in rows})}",
-            f"{rows[0].price_fen_per_h / _FEN:,.3f}",
+            f"{rows[0].price_fen_per_h / FEN_PER_CNY:,.3f}",
             short(min(one.order_ms for one in rows), need.at_ms, moment),
         )
     return shown
@@ -139,4 +138,4 @@ def _grouped(
 
 
 def _cny(fen: float) -> str:
-    return f"{fen / _FEN:,.0f}"
+    return f"{fen / FEN_PER_CNY:,.0f}"

@@ -22,10 +22,8 @@ LINE_FULL = "the lines to the cloud have no room for more: nothing more is rente
 NEEDED_PART = 0.5
 """A scheduled purchase is ordered if at least this part of it is missing; for less, the cheapest will do."""
 
-
 ROUNDS = 4
 """How often in a tick the cheapest is looked for: again where zones may not have all that was found in them."""
-
 
 SPARE_MS = 600_000
 """What an event's plan has bought stays for so long after its capacity is wanted, though the demand wants less."""

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
+from springtide.errors import CloudError, CloudOutOfStock, CloudQuotaExceeded
 from springtide.model import Fill, Offer, StockBelief, StockLevel
 
 FILLS_MS = 15 * 60_000
@@ -32,6 +33,17 @@ class Shortfall(StrEnum):
     QUOTA = "quota"
     REFUSED = "refused"
     SILENCE = "no answer"
+
+
+def shortfall_of(error: CloudError) -> Shortfall:
+    """What a refused order has shown."""
+    match error:
+        case CloudOutOfStock():
+            return Shortfall.STOCK
+        case CloudQuotaExceeded():
+            return Shortfall.QUOTA
+        case _:
+            return Shortfall.REFUSED
 
 
 def believed(offers: Sequence[Offer], fills: Sequence[Fill], now_ms: int) -> tuple[Offer, ...]:

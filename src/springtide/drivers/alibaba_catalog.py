@@ -11,7 +11,7 @@ from springtide.drivers.alibaba_calls import AlibabaCalls
 from springtide.drivers.alibaba_eci import price_fen_per_h
 from springtide.drivers.alibaba_settings import AlibabaSettings, MachineType
 from springtide.errors import CloudError
-from springtide.model import Market, Offer, Quota, StockLevel
+from springtide.model import FEN_PER_CNY, Market, Offer, Quota, StockLevel
 from springtide.ports import Clock
 
 STOCK_AGE_S = 15.0
@@ -35,7 +35,6 @@ _QUOTA_ATTRIBUTES = {
     "max-spot-instance-vcpu-count": (Market.SPOT, True),
     "used-spot-instance-vcpu-count": (Market.SPOT, False),
 }
-_FEN_PER_CNY = 100
 
 
 class AlibabaCatalog:
@@ -188,7 +187,7 @@ class AlibabaCatalog:
             found = {self._settings.zone_named(zone_id): price for zone_id, price in found.items()}
         self._prices_until_s[name, market] = self._clock.monotonic_s() + age_s
         for zone, price in found.items():
-            self._prices[zone, name, market] = price * _FEN_PER_CNY
+            self._prices[zone, name, market] = price * FEN_PER_CNY
 
 
 def _levels(answer: Mapping[str, Any]) -> Iterable[tuple[str, str, StockLevel]]:

@@ -7,7 +7,7 @@ from typing import Any
 from springtide.drivers.alibaba_boot import docker_user_data, encoded
 from springtide.drivers.alibaba_settings import AlibabaSettings
 from springtide.drivers.alibaba_times import batch_token, moment_ms, release_time
-from springtide.model import Market, Node, NodeOrder, NodeState
+from springtide.model import FEN_PER_CNY, Market, Node, NodeOrder, NodeState
 
 BATCH_MAX = 100
 """Machines of one RunInstances, DeleteInstances or DescribeInstances call (docs of each)."""
@@ -29,7 +29,6 @@ _STATES = {
     "Stopping": NodeState.RELEASING,
     "Stopped": NodeState.RELEASING,
 }
-_FEN_PER_CNY = 100
 
 
 def batches(count: int) -> list[int]:
@@ -100,7 +99,7 @@ def _spot(settings: AlibabaSettings, order: NodeOrder) -> dict[str, Any]:
     spot: dict[str, Any] = {"SpotStrategy": "SpotAsPriceGo", "SpotDuration": settings.spot_protected_h}
     if order.price_limit_fen_per_h:
         # CNY an hour, at most three decimals.
-        limit = round(order.price_limit_fen_per_h / _FEN_PER_CNY, 3)
+        limit = round(order.price_limit_fen_per_h / FEN_PER_CNY, 3)
         spot |= {"SpotStrategy": "SpotWithPriceLimit", "SpotPriceLimit": limit}
     return spot
 

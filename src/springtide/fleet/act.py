@@ -8,11 +8,9 @@ from typing import TypeVar
 
 import msgspec
 
-from springtide.decide.stock import FILLS_MS, Shortfall
+from springtide.decide.stock import FILLS_MS, Shortfall, shortfall_of
 from springtide.errors import (
     CloudError,
-    CloudOutOfStock,
-    CloudQuotaExceeded,
     CloudThrottled,
     CloudUnavailable,
     ReplicaError,
@@ -275,7 +273,7 @@ class Actor:
             case [CloudUnavailable()]:
                 return _Tried(error, final=False)
             case [cause]:
-                self._filled(action, 0, f"{_shortfall(cause)}: {error}")
+                self._filled(action, 0, f"{shortfall_of(cause)}: {error}")
                 return _Tried(error)
         if not error:
             short = len(rented) < action.count
@@ -310,13 +308,3 @@ class Actor:
 def together(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """In groups of at most RELEASES_MAX."""
     return (items[begin : begin + RELEASES_MAX] for begin in range(0, len(items), RELEASES_MAX))
-
-
-def _shortfall(error: CloudError) -> Shortfall:
-    match error:
-        case CloudOutOfStock():
-            return Shortfall.STOCK
-        case CloudQuotaExceeded():
-            return Shortfall.QUOTA
-        case _:
-            return Shortfall.REFUSED

@@ -5,6 +5,7 @@ Money is in fen (1/100 CNY), an integer.
 """
 
 from springtide.model.cloud import (
+    FEN_PER_CNY,
     EventPlan,
     EventRisk,
     Fill,
@@ -133,6 +134,7 @@ __all__ = [
     "CALLED_MAX",
     "COUNTER",
     "ENDED",
+    "FEN_PER_CNY",
     "IDEMPOTENCY_KEY",
     "IDENTIFIER",
     "JOINS_MAX",

@@ -4,6 +4,9 @@ from enum import StrEnum
 
 import msgspec
 
+FEN_PER_CNY = 100
+"""Prices are kept in fen and shown in CNY."""
+
 
 class Market(StrEnum):
     """How a machine is had.

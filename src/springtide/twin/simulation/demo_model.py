@@ -14,6 +14,7 @@ import msgspec
 from typing_extensions import override
 
 from springtide.config import Config, CrowdSettings
+from springtide.decide.readiness import boot_quantile_ms
 from springtide.drivers.alibaba_settings import FIRST_LOOK, SLOW_BOOT
 from springtide.drivers.localcloud import BOOT_JITTER
 from springtide.errors import ConfigError
@@ -50,7 +51,6 @@ BOOT_P99 = 1.2
 STOCK_SHARE = 6
 """An offer of it has a sixth of the nodes that its zone may have, one at least: what an order lacks comes of others."""
 
-_DEVIATIONS_99 = 2.326  # of a normal distribution, up to its 99th percentile
 _BUSY_SHARE = 0.5  # up to this share of its capacity a fleet's queues hardly count
 _ANSWERS_MIN = 20
 _WAITING = 3.0  # where half of the answers take so many times as long, they wait for looks
@@ -212,10 +212,10 @@ class _World(World):
         if self._poll_ms is None:
             return round(usual_ms * self._chance.uniform(1 - BOOT_JITTER, 1 + BOOT_JITTER))
         usual_ms = round(usual_ms / SLOW_BOOT)
-        spread = math.log(BOOT_P99) / _DEVIATIONS_99
-        drawn = statistics.NormalDist().inv_cdf(min(max(self._chance.random(), 1e-9), 1 - 1e-9))
+        drawn = min(max(self._chance.random(), 1e-9), 1 - 1e-9)
+        boot_ms = boot_quantile_ms((usual_ms, round(usual_ms * BOOT_P99)), 1 - drawn)
         first_ms = FIRST_LOOK * usual_ms
-        looks = max(0, math.ceil((usual_ms * math.exp(spread * drawn) - first_ms) / self._poll_ms))
+        looks = max(0, math.ceil((boot_ms - first_ms) / self._poll_ms))
         return round(first_ms + looks * self._poll_ms)
 
 

@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Sequence
 
-from springtide.decide.stock import FILLS_MS, Shortfall
-from springtide.errors import CloudError, CloudOutOfStock, CloudQuotaExceeded, CloudThrottled, CloudUnavailable
+from springtide.decide.stock import FILLS_MS, Shortfall, shortfall_of
+from springtide.errors import CloudError, CloudThrottled, CloudUnavailable
+from springtide.fleet.act import FILLS_MAX, RENT_PAUSE_S
 from springtide.model import (
     Action,
     DrainReplica,
@@ -22,11 +23,8 @@ from springtide.twin.market import BATCH_MAX
 from springtide.twin.simulation.replicas import SimulationError
 from springtide.twin.simulation.world import World
 
-FILLS_MAX = 256
-"""What came of so many orders is remembered, as `fleet.act` does."""
-
-RETRY_MS = 500
-"""After a throttled call the next comes not sooner (`fleet.act.RENT_PAUSE_S`)."""
+RETRY_MS = round(RENT_PAUSE_S * 1000)
+"""After a throttled call the next comes not sooner."""
 
 THROTTLED_MS_MAX = 150_000
 """For so long a purchase is sent again when there are too many calls (`fleet.act.THROTTLED_S_MAX`)."""
@@ -106,7 +104,7 @@ class Hands:
         except CloudUnavailable as silent:
             error = f"{Shortfall.SILENCE}: {silent}"
         except CloudError as refused:
-            error = f"{_shortfall(refused)}: {refused}"
+            error = f"{shortfall_of(refused)}: {refused}"
         if not error and filled < action.count:
             error = f"{Shortfall.STOCK}: no more were there"
         self.rented += filled
@@ -135,13 +133,3 @@ class Hands:
         except CloudThrottled:
             return  # it is decided again at the next tick
         self.version += 1
-
-
-def _shortfall(error: CloudError) -> Shortfall:
-    match error:
-        case CloudOutOfStock():
-            return Shortfall.STOCK
-        case CloudQuotaExceeded():
-            return Shortfall.QUOTA
-        case _:
-            return Shortfall.REFUSED
